@@ -1,0 +1,220 @@
+//! Between the host and the agent, the guest's init.
+//!
+//! The agent listens on [`PORT`] and, once it does, connects to [`READY_PORT`] of the host and
+//! writes one [`Ready`]. Every connection to [`PORT`] begins with one [`Opening`] from the host.
+//! What follows depends on the request:
+//!
+//! - [`Request::Exec`]: the agent answers with [`Event`]s, the host may send [`Control`]s. The
+//!   command starts when every stream that it asked for has been attached. If the host closes
+//!   this connection the command's process group gets SIGHUP, then SIGKILL.
+//! - [`Request::Attach`]: no frames follow; the connection *is* that stream, and its flow control
+//!   is vsock's. Either side ends its direction with `shutdown`.
+//! - [`Request::Shutdown`]: the agent answers with [`Event::Acknowledged`], stops everything,
+//!   syncs, unmounts and powers off.
+//! - [`Request::Ping`]: the agent answers with [`Event::Acknowledged`].
+
+use serde::{Deserialize, Serialize};
+
+/// The version of this module's messages. A host and an agent of different versions refuse each
+/// other with [`Event::Failed`] of [`FailureKind::Version`].
+pub const VERSION: u16 = 1;
+
+/// The vsock port that the agent listens on.
+pub const PORT: u32 = 1024;
+
+/// The vsock port of the host (CID 2) that the agent announces itself to.
+pub const READY_PORT: u32 = 1025;
+
+/// Where the initramfs keeps the encoded [`Setup`].
+pub const SETUP_PATH: &str = "/crumble/setup";
+
+/// Where the initramfs lists the kernel modules to load before all else: one path a line, in load
+/// order.
+pub const MODULES_PATH: &str = "/crumble/modules";
+
+/// What the agent makes of the guest before it serves, read from [`SETUP_PATH`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Setup {
+    /// [`VERSION`] of the host that wrote it.
+    pub version: u16,
+    /// The guest's host name, 1 to 64 bytes.
+    pub hostname: String,
+    /// Where the root file system comes from.
+    pub root: Root,
+    /// Further file systems, mounted in this order after the root.
+    pub shares: Vec<Share>,
+}
+
+/// A root file system.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Root {
+    /// The initramfs itself: nothing is mounted over it.
+    Initramfs,
+    /// A read-only virtiofs with a tmpfs above it; writes are gone when the machine is.
+    Overlay {
+        /// The tag of the virtiofs device.
+        tag: String,
+    },
+    /// A virtiofs, written through to the host.
+    Direct {
+        /// The tag of the virtiofs device.
+        tag: String,
+    },
+}
+
+/// A virtiofs mounted in the guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Share {
+    /// The tag of the virtiofs device.
+    pub tag: String,
+    /// The absolute path in the guest; made if it does not exist.
+    pub path: String,
+    /// Mount it read-only (the device refuses writes by itself too).
+    pub read_only: bool,
+}
+
+/// The agent is up: sent once, by the agent, to [`READY_PORT`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ready {
+    /// [`VERSION`] of the agent.
+    pub version: u16,
+    /// `Err` says what of the [`Setup`] could not be done; the agent serves only after `Ok`.
+    pub setup: Result<(), String>,
+    /// Microseconds since the kernel's boot (`CLOCK_BOOTTIME`): when init began, and now.
+    pub init_at: u64,
+    /// See `init_at`.
+    pub ready_at: u64,
+}
+
+/// The first message of every connection to the agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Opening {
+    /// [`VERSION`] of the host.
+    pub version: u16,
+    /// What this connection is for.
+    pub request: Request,
+}
+
+/// What a connection to the agent is for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// Run a command.
+    Exec(Exec),
+    /// This connection is one standard stream of a command.
+    Attach {
+        /// The command's [`Exec::session`].
+        session: u64,
+        /// Which of its streams.
+        stream: Stream,
+    },
+    /// End the machine.
+    Shutdown(Shutdown),
+    /// Say that you live.
+    Ping,
+}
+
+/// A command to run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exec {
+    /// Chosen by the host, unique among the machine's commands; ties streams to it.
+    pub session: u64,
+    /// The program, then its arguments. A program without `/` is looked up in `PATH`.
+    pub argv: Vec<Vec<u8>>,
+    /// Added to (and overriding) the agent's default environment.
+    pub env: Vec<(Vec<u8>, Vec<u8>)>,
+    /// The working directory; the user's home, or `/`, if none.
+    pub cwd: Option<Vec<u8>>,
+    /// `USER[:GROUP]`, names or numbers; root if none.
+    pub user: Option<String>,
+    /// Run it on a new terminal of this size. Then [`Stream::Terminal`] is its only stream.
+    pub terminal: Option<Size>,
+    /// Streams that the host attaches; the others are `/dev/null`. Empty with `terminal`.
+    pub streams: Vec<Stream>,
+}
+
+/// A standard stream of a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Stream {
+    /// Host to guest.
+    Stdin,
+    /// Guest to host.
+    Stdout,
+    /// Guest to host.
+    Stderr,
+    /// Both directions of a terminal.
+    Terminal,
+}
+
+/// A terminal's size in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Size {
+    /// Lines.
+    pub rows: u16,
+    /// Characters a line.
+    pub columns: u16,
+}
+
+/// How a machine ends when asked to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Shutdown {
+    /// Power off.
+    PowerOff,
+    /// Restart.
+    Reboot,
+}
+
+/// Host to agent, on the connection of a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Control {
+    /// Send this Linux signal number to the command's process group.
+    Signal(i32),
+    /// The terminal has a new size.
+    Resize(Size),
+}
+
+/// Agent to host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Event {
+    /// The command runs, with this process id in the guest.
+    Started {
+        /// The guest's process id.
+        pid: u32,
+    },
+    /// The command could not be started, or the request not be served.
+    Failed(Failure),
+    /// The command ended. Its output streams have been written before this is sent.
+    Exited(Exit),
+    /// Done, or begun.
+    Acknowledged,
+}
+
+/// Why a command did not start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// What kind of failure, for exit codes.
+    pub kind: FailureKind,
+    /// What failed and on what, for people.
+    pub message: String,
+}
+
+/// The kinds of [`Failure`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FailureKind {
+    /// No such program.
+    NotFound,
+    /// The program may not be executed, or is not executable.
+    NotExecutable,
+    /// Host and agent speak different versions.
+    Version,
+    /// Anything else: no such user, no such working directory, out of memory.
+    Other,
+}
+
+/// How a command ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Exit {
+    /// With this status, 0 to 255.
+    Code(u8),
+    /// By this Linux signal number.
+    Signal(i32),
+}
