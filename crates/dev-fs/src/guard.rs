@@ -18,34 +18,56 @@ use virtiofsd::filesystem::{
     SerializableFileSystem, SetattrValid, SetxattrFlags, ZeroCopyReader, ZeroCopyWriter,
 };
 use virtiofsd::fuse;
+use virtiofsd::soft_idmap::Id;
+use wire::fs::Owner;
 
 /// A file system whose requests are checked before `inner` sees them.
 pub(crate) struct Guard<F: FileSystem> {
     inner: F,
-    /// Names in the served directory whose contents the guest is not shown.
-    closed_names: Vec<CString>,
-    /// The inodes that were looked up under these names. Numbers are not used twice, so one that
-    /// the guest has forgotten does no harm.
+    /// The inodes that were looked up under the names of [`Rules::closed`]. Numbers are not used
+    /// twice, so one that the guest has forgotten does no harm.
     closed: RwLock<BTreeSet<u64>>,
+    rules: Rules,
+}
+
+/// What a [`Guard`] does besides checking names.
+#[derive(Debug, Default)]
+pub(crate) struct Rules {
+    /// Directories directly in the served one that appear with their attributes, but as if there
+    /// were nothing in them.
+    pub(crate) closed: Vec<CString>,
     /// How long the guest may remember that a name does not exist.
-    absent: Option<Duration>,
+    pub(crate) absent: Option<Duration>,
+    /// The only owner that files can have besides root, if there is only one.
+    pub(crate) owner: Option<Owner>,
+}
+
+impl Rules {
+    /// Whether something may be made by the guest's user `uid`. The group does not matter: what is
+    /// made belongs to the only one there is.
+    fn may_make(&self, uid: u32) -> bool {
+        self.owner.is_none_or(|owner| uid == 0 || uid == owner.uid)
+    }
+
+    fn may_own(&self, uid: Option<u32>, gid: Option<u32>) -> bool {
+        self.owner.is_none_or(|owner| {
+            uid.is_none_or(|uid| uid == 0 || uid == owner.uid)
+                && gid.is_none_or(|gid| gid == 0 || gid == owner.gid)
+        })
+    }
 }
 
 impl<F: FileSystem<Inode = u64>> Guard<F> {
-    /// Guards `inner`. The directories called `closed_names` directly in the served one appear
-    /// with their attributes, but nothing in them does. `absent` lets the guest keep negative
-    /// answers for that long.
-    pub(crate) fn new(inner: F, closed_names: Vec<CString>, absent: Option<Duration>) -> Self {
+    pub(crate) fn new(inner: F, rules: Rules) -> Self {
         Self {
             inner,
-            closed_names,
             closed: RwLock::default(),
-            absent,
+            rules,
         }
     }
 
     fn is_closed(&self, inode: u64) -> bool {
-        !self.closed_names.is_empty()
+        !self.rules.closed.is_empty()
             && self
                 .closed
                 .read()
@@ -53,7 +75,16 @@ impl<F: FileSystem<Inode = u64>> Guard<F> {
                 .contains(&inode)
     }
 
-    /// Checks an entry that is to be made, changed or removed.
+    /// Checks an entry that is to be made in the name of whoever the request is from.
+    fn check_new(&self, ctx: &Context, parent: u64, name: &CStr) -> io::Result<()> {
+        self.check(parent, name)?;
+        if !self.rules.may_make(ctx.uid.into_inner()) {
+            return Err(Errno::EACCES.into());
+        }
+        Ok(())
+    }
+
+    /// Checks an entry that is to be changed or removed.
     fn check(&self, parent: u64, name: &CStr) -> io::Result<()> {
         if !is_entry_name(name) {
             return Err(Errno::EINVAL.into());
@@ -65,7 +96,7 @@ impl<F: FileSystem<Inode = u64>> Guard<F> {
     }
 
     fn note_closed(&self, parent: u64, name: &CStr, entry: &Entry) {
-        if parent == fuse::ROOT_ID && self.closed_names.iter().any(|closed| **closed == *name) {
+        if parent == fuse::ROOT_ID && self.rules.closed.iter().any(|closed| **closed == *name) {
             self.closed
                 .write()
                 .unwrap_or_else(PoisonError::into_inner)
@@ -74,7 +105,7 @@ impl<F: FileSystem<Inode = u64>> Guard<F> {
     }
 
     fn absent(&self, error: io::Error) -> io::Result<Entry> {
-        match self.absent {
+        match self.rules.absent {
             Some(entry_timeout) if error.kind() == io::ErrorKind::NotFound => Ok(Entry {
                 inode: 0,
                 generation: 0,
@@ -102,12 +133,12 @@ macro_rules! pass {
     };
 }
 
-/// Methods that pass through once the entry, named by directory and name, has been checked.
-macro_rules! check_entry {
-    ($(fn $name:ident(&self $(, $arg:ident: $type:ty)*) -> $result:ty, $parent:ident / $entry:ident;)*) => {
-        $(fn $name(&self $(, $arg: $type)*) -> $result {
-            self.check($parent, $entry)?;
-            self.inner.$name($($arg),*)
+/// Methods that make an entry, and pass through once that has been checked.
+macro_rules! check_new {
+    ($(fn $name:ident(&self, $ctx:ident: Context $(, $arg:ident: $type:ty)*) -> $result:ty, $parent:ident / $entry:ident;)*) => {
+        $(fn $name(&self, $ctx: Context $(, $arg: $type)*) -> $result {
+            self.check_new(&$ctx, $parent, $entry)?;
+            self.inner.$name($ctx $(, $arg)*)
         })*
     };
 }
@@ -174,13 +205,45 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Guard<F> {
             .rename(ctx, old_parent, old_name, new_parent, new_name, flags)
     }
 
-    check_entry! {
+    fn unlink(&self, ctx: Context, parent: u64, name: &CStr) -> io::Result<()> {
+        self.check(parent, name)?;
+        self.inner.unlink(ctx, parent, name)
+    }
+
+    fn rmdir(&self, ctx: Context, parent: u64, name: &CStr) -> io::Result<()> {
+        self.check(parent, name)?;
+        self.inner.rmdir(ctx, parent, name)
+    }
+
+    fn link(&self, ctx: Context, inode: u64, parent: u64, name: &CStr) -> io::Result<Entry> {
+        self.check(parent, name)?;
+        self.inner.link(ctx, inode, parent, name)
+    }
+
+    fn setattr(
+        &self,
+        ctx: Context,
+        inode: u64,
+        attr: fuse::SetattrIn,
+        handle: Option<u64>,
+        valid: SetattrValid,
+    ) -> io::Result<(fuse::Attr, Duration)> {
+        let uid = valid
+            .contains(SetattrValid::UID)
+            .then_some(attr.uid.into_inner());
+        let gid = valid
+            .contains(SetattrValid::GID)
+            .then_some(attr.gid.into_inner());
+        if !self.rules.may_own(uid, gid) {
+            return Err(Errno::EPERM.into());
+        }
+        self.inner.setattr(ctx, inode, attr, handle, valid)
+    }
+
+    check_new! {
         fn symlink(&self, ctx: Context, target: &CStr, parent: u64, name: &CStr, extensions: Extensions) -> io::Result<Entry>, parent / name;
         fn mknod(&self, ctx: Context, parent: u64, name: &CStr, mode: u32, device: u32, umask: u32, extensions: Extensions) -> io::Result<Entry>, parent / name;
         fn mkdir(&self, ctx: Context, parent: u64, name: &CStr, mode: u32, umask: u32, extensions: Extensions) -> io::Result<Entry>, parent / name;
-        fn unlink(&self, ctx: Context, parent: u64, name: &CStr) -> io::Result<()>, parent / name;
-        fn rmdir(&self, ctx: Context, parent: u64, name: &CStr) -> io::Result<()>, parent / name;
-        fn link(&self, ctx: Context, inode: u64, parent: u64, name: &CStr) -> io::Result<Entry>, parent / name;
         fn create(&self, ctx: Context, parent: u64, name: &CStr, mode: u32, kill_priv: bool, flags: u32, umask: u32, extensions: Extensions) -> io::Result<(Entry, Option<u64>, OpenOptions)>, parent / name;
     }
 
@@ -190,7 +253,6 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Guard<F> {
         fn forget(&self, ctx: Context, inode: u64, count: u64);
         fn batch_forget(&self, ctx: Context, requests: Vec<(u64, u64)>);
         fn getattr(&self, ctx: Context, inode: u64, handle: Option<u64>) -> io::Result<(fuse::Attr, Duration)>;
-        fn setattr(&self, ctx: Context, inode: u64, attr: fuse::SetattrIn, handle: Option<u64>, valid: SetattrValid) -> io::Result<(fuse::Attr, Duration)>;
         fn readlink(&self, ctx: Context, inode: u64) -> io::Result<Vec<u8>>;
         fn read<W: ZeroCopyWriter>(&self, ctx: Context, inode: u64, handle: u64, writer: W, size: u32, offset: u64, lock_owner: Option<u64>, flags: u32) -> io::Result<usize>;
         fn write<R: ZeroCopyReader>(&self, ctx: Context, inode: u64, handle: u64, reader: R, size: u32, offset: u64, lock_owner: Option<u64>, delayed_write: bool, kill_priv: bool, flags: u32) -> io::Result<usize>;

@@ -16,8 +16,8 @@
 mod backend;
 mod config;
 mod device;
+mod fatal;
 mod guard;
-mod log;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -27,11 +27,11 @@ use std::thread;
 
 use virtiofsd::passthrough::PassthroughFs;
 use virtiofsd::passthrough::read_only::PassthroughFsRo;
-use wire::fs::{Cache, Config};
+use wire::fs::{Cache, Config, Ids};
 
 use crate::backend::Directory;
 use crate::device::End;
-use crate::guard::Guard;
+use crate::guard::{Guard, Rules};
 
 /// Why the device could not start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -83,21 +83,27 @@ pub fn serve(
     released: impl FnOnce() + Send + 'static,
 ) -> Result<(), Error> {
     config::check(config)?;
-    // Somebody else's logger, in a test, does as well but for ending a process whose queue broke.
-    let _ = log::install();
+    fatal::install().map_err(|_| Error::Config("one process serves one directory"))?;
     let Directory {
         config: passthrough,
         closed,
     } = Directory::enter(config, parts.root, parts.proc_self_fd)?;
-    let absent = (config.cache == Cache::Always).then(|| config::timeout(config.cache));
+    let rules = Rules {
+        closed,
+        absent: (config.cache == Cache::Always).then(|| config::timeout(config.cache)),
+        owner: match config.ids {
+            Ids::Same => None,
+            Ids::Single { owner, .. } => Some(owner),
+        },
+    };
     let (ended, end) = mpsc::channel();
     if config.read_only {
         let fs = PassthroughFsRo::new(passthrough).map_err(Error::FileSystem)?;
-        let fs = Guard::new(fs, closed, absent);
+        let fs = Guard::new(fs, rules);
         device::start(fs, &config.tag, config.threads, parts.front_end, &ended)?;
     } else {
         let fs = PassthroughFs::new(passthrough).map_err(Error::FileSystem)?;
-        let fs = Guard::new(fs, closed, absent);
+        let fs = Guard::new(fs, rules);
         device::start(fs, &config.tag, config.threads, parts.front_end, &ended)?;
     }
     thread::Builder::new()

@@ -1,4 +1,4 @@
-//! virtiofsd's log records, to standard error; some of them end the process.
+//! What ends the process from within: some of virtiofsd's log records, and panics.
 
 use std::io::Write;
 
@@ -29,9 +29,18 @@ impl Log for Stderr {
     fn flush(&self) {}
 }
 
-/// Takes over the log, if nobody has. virtiofsd's chatter about guests' mistakes stays out.
+/// Takes over virtiofsd's log and its panics. A thread that panics takes the process along, also
+/// where panics unwind: else the queue that it served would stand still for good.
+///
+/// # Errors
+/// If there is a logger already: without this one, a broken queue would not end the process.
 pub(crate) fn install() -> Result<(), log::SetLoggerError> {
     log::set_logger(&Stderr)?;
     log::set_max_level(LevelFilter::Warn);
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        print(panic);
+        crate::exit_failed();
+    }));
     Ok(())
 }
