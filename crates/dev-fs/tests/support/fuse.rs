@@ -4,65 +4,65 @@ use vq_driver::Buffer;
 
 use super::{Device, PATIENCE, REQUESTS};
 
-pub const LOOKUP: u32 = 1;
-pub const FORGET: u32 = 2;
-pub const GETATTR: u32 = 3;
-pub const SETATTR: u32 = 4;
-pub const READLINK: u32 = 5;
-pub const SYMLINK: u32 = 6;
-pub const MKNOD: u32 = 8;
-pub const MKDIR: u32 = 9;
-pub const UNLINK: u32 = 10;
-pub const RMDIR: u32 = 11;
-pub const LINK: u32 = 13;
-pub const OPEN: u32 = 14;
-pub const READ: u32 = 15;
-pub const WRITE: u32 = 16;
-pub const STATFS: u32 = 17;
-pub const RELEASE: u32 = 18;
-pub const FSYNC: u32 = 20;
-pub const SETXATTR: u32 = 21;
-pub const GETXATTR: u32 = 22;
-pub const LISTXATTR: u32 = 23;
-pub const REMOVEXATTR: u32 = 24;
-pub const FLUSH: u32 = 25;
-pub const INIT: u32 = 26;
-pub const OPENDIR: u32 = 27;
-pub const READDIR: u32 = 28;
-pub const RELEASEDIR: u32 = 29;
-pub const CREATE: u32 = 35;
-pub const DESTROY: u32 = 38;
-pub const FALLOCATE: u32 = 43;
-pub const READDIRPLUS: u32 = 44;
-pub const RENAME2: u32 = 45;
-pub const COPY_FILE_RANGE: u32 = 47;
+pub(crate) const LOOKUP: u32 = 1;
+pub(crate) const FORGET: u32 = 2;
+pub(crate) const GETATTR: u32 = 3;
+pub(crate) const SETATTR: u32 = 4;
+pub(crate) const READLINK: u32 = 5;
+pub(crate) const SYMLINK: u32 = 6;
+pub(crate) const MKNOD: u32 = 8;
+pub(crate) const MKDIR: u32 = 9;
+pub(crate) const UNLINK: u32 = 10;
+pub(crate) const RMDIR: u32 = 11;
+pub(crate) const LINK: u32 = 13;
+pub(crate) const OPEN: u32 = 14;
+pub(crate) const READ: u32 = 15;
+pub(crate) const WRITE: u32 = 16;
+pub(crate) const STATFS: u32 = 17;
+pub(crate) const RELEASE: u32 = 18;
+pub(crate) const FSYNC: u32 = 20;
+pub(crate) const SETXATTR: u32 = 21;
+pub(crate) const GETXATTR: u32 = 22;
+pub(crate) const LISTXATTR: u32 = 23;
+pub(crate) const REMOVEXATTR: u32 = 24;
+pub(crate) const FLUSH: u32 = 25;
+pub(crate) const INIT: u32 = 26;
+pub(crate) const OPENDIR: u32 = 27;
+pub(crate) const READDIR: u32 = 28;
+pub(crate) const RELEASEDIR: u32 = 29;
+pub(crate) const CREATE: u32 = 35;
+pub(crate) const DESTROY: u32 = 38;
+pub(crate) const FALLOCATE: u32 = 43;
+pub(crate) const READDIRPLUS: u32 = 44;
+pub(crate) const RENAME2: u32 = 45;
+pub(crate) const COPY_FILE_RANGE: u32 = 47;
 
 /// The inode of the served directory.
-pub const ROOT: u64 = 1;
+pub(crate) const ROOT: u64 = 1;
 
-pub const FATTR_MODE: u32 = 1;
-pub const FATTR_UID: u32 = 2;
-pub const FATTR_GID: u32 = 4;
-pub const FATTR_SIZE: u32 = 8;
+pub(crate) const FATTR_MODE: u32 = 1;
+pub(crate) const FATTR_UID: u32 = 2;
+pub(crate) const FATTR_GID: u32 = 4;
+pub(crate) const FATTR_SIZE: u32 = 8;
 
 const HANDLE_KILLPRIV_V2: u32 = 1 << 28;
 const DO_READDIRPLUS: u32 = 1 << 13;
 const SUBMOUNTS: u32 = 1 << 27;
 
 /// An answer: its bytes, or the error number.
-pub type Answer = Result<Vec<u8>, i32>;
+pub(crate) type Answer = Result<Vec<u8>, i32>;
 
 /// What is known of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Entry {
-    pub inode: u64,
-    pub valid_seconds: u64,
-    pub size: u64,
-    pub mode: u32,
-    pub links: u32,
-    pub uid: u32,
-    pub gid: u32,
-    pub flags: u32,
+pub(crate) struct Entry {
+    pub(crate) inode: u64,
+    pub(crate) valid_seconds: u64,
+    pub(crate) size: u64,
+    pub(crate) mode: u32,
+    pub(crate) links: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) flags: u32,
 }
 
 fn word(bytes: &[u8], at: usize) -> u32 {
@@ -88,7 +88,7 @@ fn entry(bytes: &[u8]) -> Entry {
 }
 
 /// Little-endian words, one after the other.
-pub fn words(values: &[u32]) -> Vec<u8> {
+pub(crate) fn words(values: &[u32]) -> Vec<u8> {
     values
         .iter()
         .flat_map(|value| value.to_le_bytes())
@@ -96,13 +96,13 @@ pub fn words(values: &[u32]) -> Vec<u8> {
 }
 
 /// A name with its end.
-pub fn name(name: &str) -> Vec<u8> {
+pub(crate) fn name(name: &str) -> Vec<u8> {
     [name.as_bytes(), b"\0"].concat()
 }
 
 impl Device {
     /// The header of a request with `length` bytes of body.
-    pub fn header(&mut self, opcode: u32, inode: u64, length: usize) -> Vec<u8> {
+    pub(crate) fn header(&mut self, opcode: u32, inode: u64, length: usize) -> Vec<u8> {
         self.unique += 2;
         let mut header = words(&[u32::try_from(40 + length).unwrap(), opcode]);
         header.extend(self.unique.to_le_bytes());
@@ -112,7 +112,7 @@ impl Device {
     }
 
     /// Sends a request as one readable and one writable buffer and waits for the answer's body.
-    pub fn try_request(
+    pub(crate) fn try_request(
         &mut self,
         opcode: u32,
         inode: u64,
@@ -126,13 +126,23 @@ impl Device {
     }
 
     /// As [`Device::try_request`], for a device that must be there.
-    pub fn request(&mut self, opcode: u32, inode: u64, body: &[&[u8]], room: usize) -> Answer {
+    pub(crate) fn request(
+        &mut self,
+        opcode: u32,
+        inode: u64,
+        body: &[&[u8]],
+        room: usize,
+    ) -> Answer {
         self.try_request(opcode, inode, body, room)
             .expect("the device answers")
     }
 
     /// Sends any bytes and takes whatever comes, which must be an answer.
-    pub fn exchange(&mut self, request: &[u8], room: usize) -> Result<Answer, vq_driver::Error> {
+    pub(crate) fn exchange(
+        &mut self,
+        request: &[u8],
+        room: usize,
+    ) -> Result<Answer, vq_driver::Error> {
         let length = |bytes: usize| u32::try_from(bytes).unwrap();
         self.driver.memory.write(self.buffers.request, request)?;
         let buffers = [
@@ -155,7 +165,7 @@ impl Device {
         }
     }
 
-    pub fn init(&mut self) {
+    pub(crate) fn init(&mut self) {
         let flags = HANDLE_KILLPRIV_V2 | DO_READDIRPLUS | SUBMOUNTS;
         let mut body = words(&[7, 38, 1 << 17, flags]);
         body.resize(64, 0);
@@ -163,12 +173,12 @@ impl Device {
         assert_eq!(word(&answer, 0), 7, "major version");
     }
 
-    pub fn lookup(&mut self, parent: u64, entry_name: &str) -> Result<Entry, i32> {
+    pub(crate) fn lookup(&mut self, parent: u64, entry_name: &str) -> Result<Entry, i32> {
         let answer = self.request(LOOKUP, parent, &[&name(entry_name)], 128)?;
         Ok(entry(&answer))
     }
 
-    pub fn attributes(&mut self, inode: u64) -> Result<Entry, i32> {
+    pub(crate) fn attributes(&mut self, inode: u64) -> Result<Entry, i32> {
         let answer = self.request(GETATTR, inode, &[&[0; 16]], 104)?;
         let mut padded = vec![0; 24];
         padded.extend(&answer);
@@ -178,7 +188,7 @@ impl Device {
     }
 
     /// `valid` says which of mode, uid, gid and size are meant.
-    pub fn set_attributes(
+    pub(crate) fn set_attributes(
         &mut self,
         inode: u64,
         valid: u32,
@@ -196,13 +206,13 @@ impl Device {
         Ok(entry(&padded))
     }
 
-    pub fn open(&mut self, inode: u64, flags: i32) -> Result<u64, i32> {
+    pub(crate) fn open(&mut self, inode: u64, flags: i32) -> Result<u64, i32> {
         let body = words(&[flags.cast_unsigned(), 0]);
         let answer = self.request(OPEN, inode, &[&body], 16)?;
         Ok(long(&answer, 0))
     }
 
-    pub fn create(
+    pub(crate) fn create(
         &mut self,
         parent: u64,
         file: &str,
@@ -214,69 +224,86 @@ impl Device {
         Ok((entry(&answer), long(&answer, 128)))
     }
 
-    pub fn read(&mut self, inode: u64, handle: u64, offset: u64, size: u32) -> Answer {
+    pub(crate) fn read(&mut self, inode: u64, handle: u64, offset: u64, size: u32) -> Answer {
         let body = transfer(handle, offset, size);
         self.request(READ, inode, &[&body], size as usize)
     }
 
-    pub fn write(&mut self, inode: u64, handle: u64, offset: u64, data: &[u8]) -> Result<u32, i32> {
+    pub(crate) fn write(
+        &mut self,
+        inode: u64,
+        handle: u64,
+        offset: u64,
+        data: &[u8],
+    ) -> Result<u32, i32> {
         let body = transfer(handle, offset, u32::try_from(data.len()).unwrap());
         let answer = self.request(WRITE, inode, &[&body, data], 8)?;
         Ok(word(&answer, 0))
     }
 
-    pub fn release(&mut self, inode: u64, handle: u64) -> Result<(), i32> {
+    pub(crate) fn release(&mut self, inode: u64, handle: u64) -> Result<(), i32> {
         let body = [&handle.to_le_bytes()[..], &[0; 16]].concat();
         self.request(RELEASE, inode, &[&body], 0).map(drop)
     }
 
-    pub fn mkdir(&mut self, parent: u64, directory: &str, mode: u32) -> Result<Entry, i32> {
+    pub(crate) fn mkdir(&mut self, parent: u64, directory: &str, mode: u32) -> Result<Entry, i32> {
         let answer = self.request(MKDIR, parent, &[&words(&[mode, 0]), &name(directory)], 128)?;
         Ok(entry(&answer))
     }
 
-    pub fn mknod(&mut self, parent: u64, node: &str, mode: u32, device: u32) -> Result<Entry, i32> {
+    pub(crate) fn mknod(
+        &mut self,
+        parent: u64,
+        node: &str,
+        mode: u32,
+        device: u32,
+    ) -> Result<Entry, i32> {
         let body = words(&[mode, device, 0, 0]);
         let answer = self.request(MKNOD, parent, &[&body, &name(node)], 128)?;
         Ok(entry(&answer))
     }
 
-    pub fn symlink(&mut self, parent: u64, link: &str, target: &str) -> Result<Entry, i32> {
+    pub(crate) fn symlink(&mut self, parent: u64, link: &str, target: &str) -> Result<Entry, i32> {
         let answer = self.request(SYMLINK, parent, &[&name(link), &name(target)], 128)?;
         Ok(entry(&answer))
     }
 
-    pub fn link(&mut self, inode: u64, parent: u64, link: &str) -> Result<Entry, i32> {
+    pub(crate) fn link(&mut self, inode: u64, parent: u64, link: &str) -> Result<Entry, i32> {
         let answer = self.request(LINK, parent, &[&inode.to_le_bytes(), &name(link)], 128)?;
         Ok(entry(&answer))
     }
 
-    pub fn readlink(&mut self, inode: u64) -> Answer {
+    pub(crate) fn readlink(&mut self, inode: u64) -> Answer {
         self.request(READLINK, inode, &[], 4096)
     }
 
-    pub fn unlink(&mut self, parent: u64, file: &str) -> Result<(), i32> {
+    pub(crate) fn unlink(&mut self, parent: u64, file: &str) -> Result<(), i32> {
         self.request(UNLINK, parent, &[&name(file)], 0).map(drop)
     }
 
-    pub fn rmdir(&mut self, parent: u64, directory: &str) -> Result<(), i32> {
+    pub(crate) fn rmdir(&mut self, parent: u64, directory: &str) -> Result<(), i32> {
         self.request(RMDIR, parent, &[&name(directory)], 0)
             .map(drop)
     }
 
-    pub fn rename(&mut self, from: (u64, &str), to: (u64, &str)) -> Result<(), i32> {
+    pub(crate) fn rename(&mut self, from: (u64, &str), to: (u64, &str)) -> Result<(), i32> {
         let body = [&to.0.to_le_bytes()[..], &[0; 8]].concat();
         self.request(RENAME2, from.0, &[&body, &name(from.1), &name(to.1)], 0)
             .map(drop)
     }
 
-    pub fn set_xattr(&mut self, inode: u64, attribute: &str, value: &[u8]) -> Result<(), i32> {
+    pub(crate) fn set_xattr(
+        &mut self,
+        inode: u64,
+        attribute: &str,
+        value: &[u8],
+    ) -> Result<(), i32> {
         let sizes = words(&[u32::try_from(value.len()).unwrap(), 0]);
         self.request(SETXATTR, inode, &[&sizes, &name(attribute), value], 0)
             .map(drop)
     }
 
-    pub fn xattr(&mut self, inode: u64, attribute: &str) -> Answer {
+    pub(crate) fn xattr(&mut self, inode: u64, attribute: &str) -> Answer {
         self.request(
             GETXATTR,
             inode,
@@ -286,7 +313,7 @@ impl Device {
     }
 
     /// Every name in a directory, read in pieces of `piece` bytes.
-    pub fn names(&mut self, inode: u64, piece: u32) -> Result<Vec<String>, i32> {
+    pub(crate) fn names(&mut self, inode: u64, piece: u32) -> Result<Vec<String>, i32> {
         let handle = self.opendir(inode)?;
         let mut names = Vec::new();
         let mut offset = 0;
@@ -311,14 +338,14 @@ impl Device {
         Ok(names)
     }
 
-    pub fn opendir(&mut self, inode: u64) -> Result<u64, i32> {
+    pub(crate) fn opendir(&mut self, inode: u64) -> Result<u64, i32> {
         let body = words(&[0x10000, 0]); // O_DIRECTORY
         Ok(long(&self.request(OPENDIR, inode, &[&body], 16)?, 0))
     }
 }
 
 /// `struct fuse_read_in` and `struct fuse_write_in`, which begin alike.
-pub fn transfer(handle: u64, offset: u64, size: u32) -> Vec<u8> {
+pub(crate) fn transfer(handle: u64, offset: u64, size: u32) -> Vec<u8> {
     let mut body = handle.to_le_bytes().to_vec();
     body.extend(offset.to_le_bytes());
     body.extend(size.to_le_bytes());

@@ -2,7 +2,7 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part of this")]
 
-pub mod fuse;
+pub(crate) mod fuse;
 
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
@@ -14,20 +14,20 @@ use tempfile::TempDir;
 use vq_driver::{Driver, Setup};
 
 /// How long anything may take before it counts as a hang.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Queue 0 carries what must not wait behind the others: FORGET.
-pub const HIGH_PRIORITY: usize = 0;
+pub(crate) const HIGH_PRIORITY: usize = 0;
 /// Queue 1 carries everything else.
-pub const REQUESTS: usize = 1;
+pub(crate) const REQUESTS: usize = 1;
 
 /// A device process without its jail, and the guest that drives it.
-pub struct Device {
-    pub driver: Driver,
+pub(crate) struct Device {
+    pub(crate) driver: Driver,
     child: Child,
     /// Whose requests these are.
-    pub uid: u32,
-    pub gid: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
     unique: u64,
     buffers: Buffers,
     _socket: TempDir,
@@ -40,11 +40,11 @@ struct Buffers {
 }
 
 /// The largest request or answer, in bytes.
-pub const ROOM: usize = 2 << 20;
+pub(crate) const ROOM: usize = 2 << 20;
 
 impl Device {
     /// Serves `directory`; `words` are those of the `unjailed` example.
-    pub fn start(directory: &Path, words: &str) -> Self {
+    pub(crate) fn start(directory: &Path, words: &str) -> Self {
         let device = Self::start_without_init(directory, words);
         let mut device = device;
         device.init();
@@ -52,7 +52,7 @@ impl Device {
     }
 
     /// As [`Device::start`], before FUSE_INIT.
-    pub fn start_without_init(directory: &Path, words: &str) -> Self {
+    pub(crate) fn start_without_init(directory: &Path, words: &str) -> Self {
         let socket = tempfile::tempdir().unwrap();
         let path = socket.path().join("s");
         let device = Path::new(env!("CARGO_BIN_EXE_crumble-dev-fs"));
@@ -82,7 +82,7 @@ impl Device {
     }
 
     /// How the process ended, if it does so in time.
-    pub fn wait_for_end(&mut self) -> Option<ExitStatus> {
+    pub(crate) fn wait_for_end(&mut self) -> Option<ExitStatus> {
         let until = Instant::now() + PATIENCE;
         while Instant::now() < until {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -94,12 +94,12 @@ impl Device {
     }
 
     /// How the process has ended, if it has.
-    pub fn ended(&mut self) -> Option<ExitStatus> {
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().unwrap()
     }
 
     /// Fails unless the process either answers an honest request or ends, and not by a signal.
-    pub fn assert_serves_or_ended(&mut self, after: &str) {
+    pub(crate) fn assert_serves_or_ended(&mut self, after: &str) {
         let until = Instant::now() + PATIENCE;
         let honest = self.try_request(fuse::GETATTR, fuse::ROOT, &[&[0; 16]], 104);
         if honest.is_ok_and(|answer| answer.is_ok()) {
@@ -113,7 +113,7 @@ impl Device {
         assert_eq!(status.signal(), None, "{after}: died by a signal");
     }
 
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 }
