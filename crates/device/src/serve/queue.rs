@@ -1,0 +1,153 @@
+//! One virtqueue as a device sees it: chains in, chains out, notifications kept in one place.
+
+use std::sync::MutexGuard;
+
+use vhost_user_backend::VringState;
+use virtio_queue::{DescriptorChain, QueueOwnedT, QueueT, Reader, Writer};
+use vm_memory::{GuestMemoryAtomic, GuestMemoryLoadGuard, GuestMemoryMmap};
+
+/// The guest's memory for the length of one call to the device.
+pub type Memory = GuestMemoryLoadGuard<GuestMemoryMmap<()>>;
+
+/// What the run-time remembers of a queue between calls.
+#[derive(Debug, Default)]
+pub(super) struct QueueState {
+    /// The driver has been asked to kick, and nothing has been taken since.
+    waiting: bool,
+    /// The driver put nonsense into the ring; the queue rests until it is set up anew.
+    broken: bool,
+    /// Chains were returned since the driver was last told.
+    returned: bool,
+}
+
+/// A chain of descriptors that the driver made available.
+pub struct Chain {
+    inner: DescriptorChain<Memory>,
+}
+
+impl Chain {
+    /// The device-readable part, in the layout that the driver chose (virtio 1.2, section 2.7.4).
+    /// `None` if a descriptor is outside of guest memory.
+    #[must_use]
+    pub fn reader<'a>(&self, memory: &'a Memory) -> Option<Reader<'a>> {
+        Reader::new(&**memory, self.inner.clone()).ok()
+    }
+
+    /// The device-writable part; as [`Chain::reader`].
+    #[must_use]
+    pub fn writer<'a>(&self, memory: &'a Memory) -> Option<Writer<'a>> {
+        Writer::new(&**memory, self.inner.clone()).ok()
+    }
+}
+
+/// One virtqueue, held for the length of one call to the device.
+pub struct Queue<'a> {
+    vring: MutexGuard<'a, VringState<GuestMemoryAtomic<GuestMemoryMmap<()>>>>,
+    memory: Memory,
+    state: &'a mut QueueState,
+}
+
+impl<'a> Queue<'a> {
+    pub(super) fn new(
+        vring: MutexGuard<'a, VringState<GuestMemoryAtomic<GuestMemoryMmap<()>>>>,
+        memory: Memory,
+        state: &'a mut QueueState,
+    ) -> Self {
+        Self {
+            vring,
+            memory,
+            state,
+        }
+    }
+
+    /// Guest memory, as of this call.
+    #[must_use]
+    pub fn memory(&self) -> Memory {
+        self.memory.clone()
+    }
+
+    /// Whether the driver has started this queue and chains may be taken from it.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        self.is_ready() && !self.state.broken
+    }
+
+    pub(super) fn is_ready(&self) -> bool {
+        self.vring.is_enabled() && self.vring.get_queue().ready()
+    }
+
+    /// The next chain. When there is none the driver is asked to kick once there is, so that a
+    /// device that stops at `None` is called again. A ring with nonsense in it yields `None` for
+    /// good (virtio 1.2, section 2.1.1: the device needs a reset).
+    pub fn pop(&mut self) -> Option<Chain> {
+        if !self.is_live() {
+            return None;
+        }
+        if let Some(inner) = self.take() {
+            return Some(Chain { inner });
+        }
+        self.state.waiting = true;
+        match self.vring.enable_notification() {
+            Ok(false) => None,
+            // Something arrived between looking and asking: look again.
+            Ok(true) => self.take().map(|inner| Chain { inner }).or_else(|| {
+                self.break_off("its available ring or a head in it is out of range");
+                None
+            }),
+            Err(_) => {
+                self.break_off("it lies outside of guest memory");
+                None
+            }
+        }
+    }
+
+    fn take(&mut self) -> Option<DescriptorChain<Memory>> {
+        let memory = self.memory.clone();
+        let chain = self.vring.get_queue_mut().pop_descriptor_chain(memory)?;
+        if std::mem::take(&mut self.state.waiting) && self.vring.disable_notification().is_err() {
+            self.break_off("it lies outside of guest memory");
+            return None;
+        }
+        Some(chain)
+    }
+
+    fn break_off(&mut self, why: &str) {
+        self.state.broken = true;
+        crate::report(&format!(
+            "a queue is ignored until the driver resets it: {why}"
+        ));
+    }
+
+    /// Gives a chain back, with `written` bytes of its writable part filled.
+    pub fn push(&mut self, chain: &Chain, written: u32) {
+        let head = chain.inner.head_index();
+        if self.vring.add_used(head, written).is_err() {
+            self.break_off("its used ring cannot be written");
+        }
+        self.state.returned = true;
+    }
+
+    /// Puts the chain that was popped last back, as if it had never been taken. May be called
+    /// again for the one before it, but not past a [`Queue::push`].
+    pub fn unpop(&mut self) {
+        self.vring.get_queue_mut().go_to_previous_position();
+    }
+
+    /// Tells the driver about returned chains, if there are any and it wants to know.
+    pub fn notify(&mut self) {
+        if !std::mem::take(&mut self.state.returned) {
+            return;
+        }
+        if self.vring.needs_notification().unwrap_or(true)
+            && let Err(error) = self.vring.signal_used_queue()
+        {
+            crate::report(&format!("cannot signal the driver: {error}"));
+        }
+    }
+
+    /// Forgets what was known of an earlier life of the queue; true if the driver began it anew.
+    pub(super) fn restart(&mut self) -> bool {
+        *self.state = QueueState::default();
+        self.vring.get_queue().next_avail() == 0
+    }
+}
