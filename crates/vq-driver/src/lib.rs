@@ -14,7 +14,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use frontend::{
-    F_PROTOCOL_FEATURES, Frontend, PROTOCOL_CONFIG, PROTOCOL_REPLY_ACK, Request, RingAddress,
+    F_PROTOCOL_FEATURES, Frontend, PROTOCOL_CONFIG, PROTOCOL_MQ, PROTOCOL_REPLY_ACK, Request,
+    RingAddress,
 };
 pub use memory::{BASE, Memory};
 pub use queue::{Buffer, Descriptor, F_INDIRECT, F_NEXT, F_WRITE, Queue, Used, await_readable};
@@ -125,7 +126,8 @@ impl Driver {
         let features = offered & wanted;
         if features & F_PROTOCOL_FEATURES != 0 {
             let offered = frontend.protocol_features()?;
-            frontend.set_protocol_features(offered & (PROTOCOL_CONFIG | PROTOCOL_REPLY_ACK))?;
+            let wanted = PROTOCOL_CONFIG | PROTOCOL_MQ | PROTOCOL_REPLY_ACK;
+            frontend.set_protocol_features(offered & wanted)?;
         }
         frontend.set_features(features)?;
         let memory = Arc::new(Memory::new(setup.memory)?);
