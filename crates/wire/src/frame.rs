@@ -68,7 +68,10 @@ mod tests {
 
     #[test]
     fn a_stream_that_ends_inside_a_frame_is_an_error() {
-        assert!(matches!(read::<u32>(&b"\x05\0\0\0a"[..]), Err(Error::Io(_))));
+        assert!(matches!(
+            read::<u32>(&b"\x05\0\0\0a"[..]),
+            Err(Error::Io(_))
+        ));
         assert!(matches!(read::<u32>(&b"\x05\0"[..]), Err(Error::Io(_))));
     }
 
