@@ -22,8 +22,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     let kernel = resolve(&source, &cache, &mut |step| println!("{step}"))?;
     let resolved = start.elapsed();
     let archive = initramfs(&kernel, &agent, MACHINE_MODULES, &cache)?;
-    println!("kernel    {} ({})", kernel.vmlinux.display(), kernel.release);
+    println!(
+        "kernel    {} ({})",
+        kernel.vmlinux.display(),
+        kernel.release
+    );
     println!("initramfs {}", archive.display());
-    println!("in        {resolved:?} and {:?}", start.elapsed() - resolved);
+    println!(
+        "in        {resolved:?} and {:?}",
+        start.elapsed() - resolved
+    );
     Ok(())
 }
