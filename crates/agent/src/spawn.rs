@@ -128,7 +128,7 @@ impl<'a> Plan<'a> {
         default_signals();
         // SAFETY: takes three integers. Descriptors past the streams close with the exec, those
         // of other threads too that were opened without the flag.
-        unsafe { libc::close_range(3, u32::MAX, CLOSE_RANGE_CLOEXEC) };
+        unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, CLOSE_RANGE_CLOEXEC) };
         Err((Step::Execute, self.execute()))
     }
 
@@ -201,7 +201,8 @@ impl<'a> Plan<'a> {
     }
 }
 
-const CLOSE_RANGE_CLOEXEC: i32 = 4;
+/// linux/close_range.h, Linux 5.11.
+const CLOSE_RANGE_CLOEXEC: u32 = 4;
 
 /// Signals go back to their defaults, which exec does not do for ignored ones, and none is blocked.
 fn default_signals() {

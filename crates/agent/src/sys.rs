@@ -55,6 +55,9 @@ pub(crate) fn set_terminal_size(terminal: BorrowedFd<'_>, size: Size) -> nix::Re
     Errno::result(result).map(drop)
 }
 
+/// linux/sockios.h; the C libraries disagree about its type.
+const SIOCSIFFLAGS: libc::Ioctl = 0x8914;
+
 /// Brings the loopback interface up; the kernel gives it its addresses.
 pub(crate) fn loopback_up(socket: impl AsFd) -> nix::Result<()> {
     // SAFETY: `ifreq` is plain data for which zeroes are valid.
@@ -66,7 +69,7 @@ pub(crate) fn loopback_up(socket: impl AsFd) -> nix::Result<()> {
     request.ifr_ifru.ifru_flags = libc::c_short::try_from(flags).unwrap_or_default();
     let fd = socket.as_fd().as_raw_fd();
     // SAFETY: SIOCSIFFLAGS reads one `ifreq`, which outlives the call.
-    let result = unsafe { libc::ioctl(fd, libc::SIOCSIFFLAGS, &raw const request) };
+    let result = unsafe { libc::ioctl(fd, SIOCSIFFLAGS, &raw const request) };
     Errno::result(result).map(drop)
 }
 
