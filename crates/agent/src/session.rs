@@ -215,6 +215,11 @@ impl Session {
             pumps.iter_mut().for_each(Pump::run);
             pumps.retain(|pump| !pump.is_done());
         }
+        if self.outputs.is_empty() {
+            // The host closed its end: closing the master hangs the command up.
+            self.inputs.clear();
+            self.terminal = None;
+        }
     }
 
     /// Does what the host says; false if it has gone.
