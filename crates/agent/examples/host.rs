@@ -75,8 +75,7 @@ fn exec(socket: &str, argv: Vec<String>) -> Result<Exit, Box<dyn Error>> {
     });
     let printers: Vec<_> = outputs
         .into_iter()
-        .map(|output| Ok(output?))
-        .collect::<Result<Vec<_>, Box<dyn Error>>>()?
+        .collect::<Result<Vec<_>, _>>()?
         .into_iter()
         .map(|mut output| thread::spawn(move || copy(&mut output, &mut stdout())))
         .collect();

@@ -273,7 +273,9 @@ fn environment_is_the_default_with_the_request_s_on_top() {
 fn the_request_s_path_is_searched_and_its_working_directory_used() {
     let directory = tempfile::tempdir().unwrap();
     let program = directory.path().join("own-tool");
-    fs::write(&program, "#!/bin/sh\npwd\n").unwrap();
+    // By another process: a fork in a neighbouring test would keep it open for writing.
+    let script = format!("printf '#!/bin/sh\\npwd\\n' > {}", program.display());
+    run(&Agent::new(), shell(&script), b"");
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
     let mut request = exec(&["own-tool"]);
     let path = format!("/nowhere:/etc/passwd:{}", directory.path().display());

@@ -209,16 +209,15 @@ mod tests {
     fn module(depends: &str) -> Vec<u8> {
         let info = format!("license=GPL\0depends={depends}\0name=x\0");
         let names = b"\0.modinfo\0.shstrtab\0";
-        let info_at = 64u64;
-        let names_at = info_at + info.len() as u64;
-        let sections_at = names_at + names.len() as u64;
+        let (info_at, names_at) = (64, 64 + info.len());
+        let sections_at = names_at + names.len();
         let mut elf = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
         for half in [1u16, 62] {
             elf.extend(half.to_le_bytes());
         }
         elf.extend(1u32.to_le_bytes());
         for long in [0, 0, sections_at] {
-            elf.extend(long.to_le_bytes());
+            elf.extend((long as u64).to_le_bytes());
         }
         elf.extend(0u32.to_le_bytes());
         for half in [64u16, 0, 0, 64, 3, 2] {
@@ -233,8 +232,8 @@ mod tests {
         ] {
             elf.extend(name.to_le_bytes());
             elf.extend(kind.to_le_bytes());
-            for long in [0, 0, at, size as u64, 0, 1, 0] {
-                elf.extend(long.to_le_bytes());
+            for long in [0, 0, at, size, 0, 1, 0] {
+                elf.extend((long as u64).to_le_bytes());
             }
         }
         elf
