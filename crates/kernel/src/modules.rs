@@ -209,8 +209,9 @@ mod tests {
     fn module(depends: &str) -> Vec<u8> {
         let info = format!("license=GPL\0depends={depends}\0name=x\0");
         let names = b"\0.modinfo\0.shstrtab\0";
-        let (info_at, names_at) = (64, 64 + info.len());
-        let sections_at = names_at + names.len();
+        let info_at = 64;
+        let names_at = usize::strict_add(info_at, info.len());
+        let sections_at = names_at.strict_add(names.len());
         let mut elf = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
         for half in [1u16, 62] {
             elf.extend(half.to_le_bytes());
