@@ -55,6 +55,9 @@ fn pack(init: &[u8], modules: &[Module]) -> Result<Vec<u8>> {
     }
     // The kernel opens it for init before anything is mounted.
     archive.character_device("dev/console", 0o600, (5, 1))?;
+    // Rust's start-up code opens it in place of standard streams that are closed, as they are
+    // where there is no console.
+    archive.character_device("dev/null", 0o666, (1, 3))?;
     let mut list = String::new();
     for module in modules {
         let name = format!("crumble/ko/{}.ko", module.name);
