@@ -1,5 +1,7 @@
 //! Correct traffic over real rings.
 
+#![allow(clippy::cast_possible_truncation, reason = "the tests' numbers are small")]
+
 mod guest;
 
 use std::io::{Read, Write};
@@ -430,12 +432,7 @@ fn the_device_ends_when_the_front_end_vanishes_in_the_middle_of_traffic() {
     for _ in 0..8 {
         guest.send_data(host_port, guest_port, &[2; 1000]);
     }
-    guest
-        .driver
-        .frontend
-        .stream()
-        .shutdown(Shutdown::Both)
-        .unwrap();
+    guest.vanish();
     host.end().unwrap();
     writing.join().unwrap();
 }

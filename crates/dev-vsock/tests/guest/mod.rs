@@ -1,6 +1,7 @@
 //! A guest's vsock driver over `vq-driver`, and a device for it in a thread of the test.
 
-#![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
+#![allow(clippy::cast_possible_truncation, reason = "the tests' numbers are small")]
 
 use std::collections::{HashMap, VecDeque};
 use std::num::Wrapping;
@@ -168,6 +169,12 @@ impl Guest {
         }
         guest.driver.queues[0].kick().unwrap();
         guest
+    }
+
+    /// The VMM dies.
+    pub fn vanish(self) {
+        let stream = self.driver.frontend.stream();
+        stream.shutdown(std::net::Shutdown::Both).unwrap();
     }
 
     /// Gives the device a receive buffer.
