@@ -1,6 +1,9 @@
 //! Correct traffic over real rings.
 
-#![allow(clippy::cast_possible_truncation, reason = "the tests' numbers are small")]
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "the tests' numbers are small"
+)]
 
 mod guest;
 
@@ -340,18 +343,16 @@ fn a_ring_that_is_stopped_and_started_goes_on_where_it_was() {
     let mut stream = host.connect(7);
     let (host_port, guest_port) = guest.accept();
     for round in 0..20u8 {
-        for queue in 0..2u8 {
-            let base = guest.driver.frontend.stop_ring(queue.into()).unwrap();
-            if queue == 1 {
-                assert_eq!(base, guest.driver.queues[1].available_index());
-            }
-            guest.poll();
-            guest.driver.queues[1].used().unwrap();
-            assert_eq!(base, guest.driver.queues[usize::from(queue)].used_index());
+        guest.settle();
+        let bases = [0, 1].map(|queue| guest.driver.frontend.stop_ring(queue).unwrap());
+        guest.poll();
+        for (base, queue) in bases.iter().zip(&guest.driver.queues) {
+            // In order: what was taken is what was returned.
+            assert_eq!(*base, queue.used_index());
         }
         stream.write_all(&[round]).unwrap();
-        for queue in 0..2 {
-            guest.driver.start_queue(queue).unwrap();
+        for (queue, base) in (0..).zip(bases) {
+            guest.driver.start_queue(queue, base).unwrap();
         }
         assert_eq!(guest.expect(Op::Data).1, [round]);
         let mut byte = [0];

@@ -1,7 +1,14 @@
 //! A guest's vsock driver over `vq-driver`, and a device for it in a thread of the test.
 
-#![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
-#![allow(clippy::cast_possible_truncation, reason = "the tests' numbers are small")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test file uses a part of it"
+)]
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "the tests' numbers are small"
+)]
 
 use std::collections::{HashMap, VecDeque};
 use std::num::Wrapping;
@@ -49,7 +56,7 @@ impl Host {
         let (sender, accepted) = sync_channel(64);
         let device = Vsock::new(config.try_into().unwrap(), Arc::clone(&inbox), sender).unwrap();
         let server = std::thread::spawn(move || {
-            Server::start(device, OwnedFd::from(listener)).and_then(Server::wait)
+            Server::new(device, OwnedFd::from(listener)).and_then(Server::serve)
         });
         Self {
             inbox,
@@ -199,6 +206,14 @@ impl Guest {
     fn reclaim(&mut self) {
         while let Some(used) = self.driver.queues[1].used().unwrap() {
             assert_eq!(used.written, 0);
+            self.free.push(self.sending.remove(&used.head).unwrap());
+        }
+    }
+
+    /// Waits until the device has returned all that was sent.
+    pub fn settle(&mut self) {
+        while !self.sending.is_empty() {
+            let used = self.driver.queues[1].wait(PATIENCE).unwrap();
             self.free.push(self.sending.remove(&used.head).unwrap());
         }
     }
