@@ -155,6 +155,10 @@ impl Guest {
         receive_size: usize,
     ) -> Self {
         let driver = Driver::start(host.socket.try_clone().unwrap(), setup).unwrap();
+        Self::over(driver, layout, receive_size)
+    }
+
+    pub fn over(driver: Driver, layout: Layout, receive_size: usize) -> Self {
         let free = (0..64)
             .map(|_| driver.memory.allocate(SEND_SIZE).unwrap())
             .collect();
