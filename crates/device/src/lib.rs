@@ -3,7 +3,8 @@
 //! [`run`] is all that a device's `main` calls. In this order it
 //!
 //! 1. takes configuration and resources from the host ([`handoff::launched`]);
-//! 2. checks the configuration, and refuses what cannot be served with the reason;
+//! 2. checks the configuration, and refuses what cannot be served with the reason
+//!    ([`Builder::prepare`]);
 //! 3. closes the jail around the process, with the policy named [`Builder::COMPONENT`];
 //! 4. says that it is ready;
 //! 5. builds the device and serves it ([`Builder::serve`]).
