@@ -12,6 +12,7 @@
 
 pub mod agent;
 pub mod frame;
+pub mod fs;
 pub mod vmm;
 pub mod vsock;
 

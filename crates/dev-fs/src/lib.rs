@@ -1,0 +1,126 @@
+//! The file-system device: one directory, served to a guest as virtio-fs by a process of its own.
+//!
+//! The file system itself is virtiofsd's passthrough. What is ours: where it gets its directory
+//! from (an open descriptor, no path), what stands before it ([`guard`]), how numbers of users
+//! correspond ([`config`]), and when it ends ([`device`]).
+
+#![forbid(unsafe_code)]
+#![warn(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects
+)]
+
+mod backend;
+mod config;
+mod device;
+mod fatal;
+mod guard;
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::sync::mpsc;
+use std::thread;
+
+use virtiofsd::passthrough::PassthroughFs;
+use virtiofsd::passthrough::read_only::PassthroughFsRo;
+use wire::fs::{Cache, Config, Ids};
+
+use crate::backend::Directory;
+use crate::device::End;
+use crate::guard::{Guard, Rules};
+
+/// Why the device could not start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The configuration makes no sense.
+    #[error("the file-system device's configuration is wrong: {0}")]
+    Config(&'static str),
+    /// The directory cannot be entered: it is not one, or may not be searched.
+    #[error("cannot enter the shared directory; the user needs execute permission on it")]
+    Enter(#[source] nix::Error),
+    /// The limit of open files is unknown.
+    #[error("cannot read the limit of open files")]
+    Limit(#[source] nix::Error),
+    /// virtiofsd's file system refused to start.
+    #[error("cannot serve the shared directory")]
+    FileSystem(#[source] io::Error),
+    /// virtiofsd's device refused to start.
+    #[error("cannot make the virtio-fs device")]
+    Device(#[source] virtiofsd::vhost_user::Error),
+    /// A thread could not be started.
+    #[error("cannot start a thread")]
+    Thread(#[source] io::Error),
+    /// The front end broke the vhost-user protocol.
+    #[error("the vhost-user connection failed: {0}")]
+    VhostUser(vhost_user_backend::Error),
+    /// A queue cannot be served any more: the guest broke it.
+    #[error("queue {0} cannot be served any more")]
+    Queue(u16, #[source] io::Error),
+}
+
+/// What the device works on.
+pub struct Parts {
+    /// A listening Unix stream socket with the front end's connection queued.
+    pub front_end: UnixListener,
+    /// The directory to serve, opened with `O_PATH` or for reading.
+    pub root: OwnedFd,
+    /// `/proc/self/fd` of this process, opened with `O_PATH`.
+    pub proc_self_fd: OwnedFd,
+}
+
+/// Serves `parts` until the front end is gone, `released` returns, or neither can be waited for.
+/// The process is expected to end after it: threads that serve requests may still run.
+///
+/// # Errors
+/// [`Error`]; none if the front end closed its connection or `released` returned.
+pub fn serve(
+    config: &Config,
+    parts: Parts,
+    released: impl FnOnce() + Send + 'static,
+) -> Result<(), Error> {
+    config::check(config)?;
+    fatal::install().map_err(|_| Error::Config("one process serves one directory"))?;
+    let Directory {
+        config: passthrough,
+        closed,
+    } = Directory::enter(config, parts.root, parts.proc_self_fd)?;
+    let rules = Rules {
+        closed,
+        absent: (config.cache == Cache::Always).then(|| config::timeout(config.cache)),
+        owner: match config.ids {
+            Ids::Same => None,
+            Ids::Single { owner, .. } => Some(owner),
+        },
+    };
+    let (ended, end) = mpsc::channel();
+    if config.read_only {
+        let fs = PassthroughFsRo::new(passthrough).map_err(Error::FileSystem)?;
+        let fs = Guard::new(fs, rules);
+        device::start(fs, &config.tag, config.threads, parts.front_end, &ended)?;
+    } else {
+        let fs = PassthroughFs::new(passthrough).map_err(Error::FileSystem)?;
+        let fs = Guard::new(fs, rules);
+        device::start(fs, &config.tag, config.threads, parts.front_end, &ended)?;
+    }
+    thread::Builder::new()
+        .name("control".to_owned())
+        .spawn(move || {
+            released();
+            let _ = ended.send(End::Released);
+        })
+        .map_err(Error::Thread)?;
+    match end.recv() {
+        Ok(End::Failed(error)) => Err(error),
+        Ok(End::FrontEndGone | End::Released) | Err(mpsc::RecvError) => Ok(()),
+    }
+}
+
+/// Ends the process as failed, from a place that has nobody to return an error to.
+#[expect(clippy::exit, reason = "the device is one process, and it is over")]
+fn exit_failed() -> ! {
+    std::process::exit(1)
+}

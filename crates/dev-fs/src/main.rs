@@ -1,0 +1,2 @@
+//! The file-system device's process.
+fn main() {}
