@@ -12,6 +12,9 @@ use crate::{Error, Memory, memory};
 /// VHOST_USER_F_PROTOCOL_FEATURES, a bit of the virtio features.
 pub const F_PROTOCOL_FEATURES: u64 = 1 << 30;
 
+/// VHOST_USER_PROTOCOL_F_MQ: GET_QUEUE_NUM is allowed.
+pub const PROTOCOL_MQ: u64 = 1 << 0;
+
 /// VHOST_USER_PROTOCOL_F_REPLY_ACK.
 pub const PROTOCOL_REPLY_ACK: u64 = 1 << 3;
 

@@ -14,7 +14,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use frontend::{
-    F_PROTOCOL_FEATURES, Frontend, PROTOCOL_CONFIG, PROTOCOL_REPLY_ACK, Request, RingAddress,
+    F_PROTOCOL_FEATURES, Frontend, PROTOCOL_CONFIG, PROTOCOL_MQ, PROTOCOL_REPLY_ACK, Request,
+    RingAddress,
 };
 pub use memory::{BASE, Memory};
 pub use queue::{Buffer, Descriptor, F_INDIRECT, F_NEXT, F_WRITE, Queue, Used, await_readable};
@@ -125,7 +126,8 @@ impl Driver {
         let features = offered & wanted;
         if features & F_PROTOCOL_FEATURES != 0 {
             let offered = frontend.protocol_features()?;
-            frontend.set_protocol_features(offered & (PROTOCOL_CONFIG | PROTOCOL_REPLY_ACK))?;
+            let wanted = PROTOCOL_CONFIG | PROTOCOL_MQ | PROTOCOL_REPLY_ACK;
+            frontend.set_protocol_features(offered & wanted)?;
         }
         frontend.set_features(features)?;
         let memory = Arc::new(Memory::new(setup.memory)?);
@@ -140,20 +142,20 @@ impl Driver {
             let event_index = features & F_EVENT_IDX != 0;
             let queue = Queue::new(Arc::clone(&driver.memory), *size, event_index)?;
             driver.queues.push(queue);
-            driver.start_queue(index)?;
+            driver.start_queue(index, 0)?;
         }
         Ok(driver)
     }
 
-    /// Starts a queue, or starts it again after [`Frontend::stop_ring`], where it was.
+    /// Starts a queue at 0, or again at what [`Frontend::stop_ring`] returned.
     ///
     /// # Errors
     /// Any [`Error`].
-    pub fn start_queue(&self, index: u8) -> Result<(), Error> {
+    pub fn start_queue(&self, index: u8, base: u16) -> Result<(), Error> {
         let queue = self.queues.get(usize::from(index)).ok_or(Error::Full)?;
         let ring = u32::from(index);
         self.frontend.set_ring_size(ring, queue.size())?;
-        self.frontend.set_ring_base(ring, queue.used_index())?;
+        self.frontend.set_ring_base(ring, base)?;
         self.frontend.set_ring_address(ring, queue.address())?;
         self.frontend.set_ring_call(index, queue.call_fd())?;
         self.frontend.set_ring_kick(index, queue.kick_fd())?;

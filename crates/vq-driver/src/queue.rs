@@ -109,7 +109,11 @@ pub struct Queue {
 }
 
 impl Queue {
-    pub(crate) fn new(memory: Arc<Memory>, size: u16, event_index: bool) -> Result<Self, Error> {
+    /// A queue of `size` entries, a power of two, with its rings in `memory`.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] or [`Error::System`].
+    pub fn new(memory: Arc<Memory>, size: u16, event_index: bool) -> Result<Self, Error> {
         let entries = usize::from(size);
         let event = || {
             let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
