@@ -1,6 +1,6 @@
 //! Serves a directory without a jail, for tests and debuggers: what fails in the jail and works
 //! here is the jail's fault. `unjailed SOCKET DIRECTORY [CONFIG]`, where CONFIG is words of `ro`,
-//! `never`, `always`, `writeback`, `submounts`, `threads=N` and `single=UID`, separated by commas.
+//! `never`, `always`, `writeback`, `submounts`, `threads=N`, `fds=N` and `single=UID`, separated by commas.
 
 use std::error::Error;
 use std::fs::File;
@@ -9,6 +9,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixListener;
 
 use nix::libc::{O_DIRECTORY, O_PATH};
+use nix::sys::resource::{Resource, setrlimit};
 use wire::fs::{Cache, Config, Ids, Owner};
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -51,6 +52,10 @@ fn apply(config: &mut Config, word: &str) -> Result<(), Box<dyn Error>> {
         ("always", _) => config.cache = Cache::Always,
         ("writeback", _) => config.writeback = true,
         ("submounts", _) => config.submounts = true,
+        ("fds", n) => {
+            let n = n.parse()?;
+            setrlimit(Resource::RLIMIT_NOFILE, n, n)?;
+        }
         ("threads", n) => config.threads = n.parse()?,
         ("single", uid) => {
             let uid = uid.parse()?;

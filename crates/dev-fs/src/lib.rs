@@ -25,6 +25,7 @@ use std::os::unix::net::UnixListener;
 use std::sync::mpsc;
 use std::thread;
 
+use ::device::{Builder, Channel, Resources};
 use virtiofsd::passthrough::PassthroughFs;
 use virtiofsd::passthrough::read_only::PassthroughFsRo;
 use wire::fs::{Cache, Config, Ids};
@@ -45,6 +46,9 @@ pub enum Error {
     /// The limit of open files is unknown.
     #[error("cannot read the limit of open files")]
     Limit(#[source] nix::Error),
+    /// A resource is missing.
+    #[error("the file-system device was not given what it serves with")]
+    Resource(#[source] handoff::Error),
     /// virtiofsd's file system refused to start.
     #[error("cannot serve the shared directory")]
     FileSystem(#[source] io::Error),
@@ -60,6 +64,35 @@ pub enum Error {
     /// A queue cannot be served any more: the guest broke it.
     #[error("queue {0} cannot be served any more")]
     Queue(u16, #[source] io::Error),
+}
+
+/// The device, as [`::device::run`] makes it. Its resources are `vhost-user`, a listening Unix stream
+/// socket with the front end's connection queued, and `root`, the directory.
+pub struct Fs;
+
+impl Builder for Fs {
+    const COMPONENT: &'static str = "dev-fs";
+    type Config = Config;
+    type Error = Error;
+
+    fn check(config: &Config, _resources: &Resources) -> Result<(), Error> {
+        config::check(config)
+    }
+
+    fn serve(config: Config, mut resources: Resources, control: Channel) -> Result<(), Error> {
+        let parts = Parts {
+            front_end: resources
+                .take("vhost-user")
+                .map_err(Error::Resource)?
+                .into(),
+            root: resources.take("root").map_err(Error::Resource)?,
+            proc_self_fd: resources.take("proc-self-fd").map_err(Error::Resource)?,
+        };
+        serve(&config, parts, move || {
+            // The host has nothing to say on it but, by closing it, that the device is to end.
+            let _ = control.receive::<()>();
+        })
+    }
 }
 
 /// What the device works on.

@@ -16,7 +16,7 @@ use tempfile::tempdir;
 
 fn pattern(length: usize, seed: usize) -> Vec<u8> {
     (0..length)
-        .map(|at| ((at * 31 + seed) % 251) as u8)
+        .map(|at| u8::try_from((at * 31 + seed) % 251).unwrap())
         .collect()
 }
 
@@ -314,7 +314,7 @@ fn many_requests_at_once_are_each_answered() {
         }
         let mut device = Device::start(share.path(), words);
         let mut waiting = std::collections::BTreeMap::new();
-        for n in 0..40 {
+        for n in 0..40u64 {
             let body = fuse::name(&format!("f{n}"));
             let mut request = device.header(fuse::LOOKUP, ROOT, body.len());
             request.extend(body);
@@ -344,7 +344,7 @@ fn many_requests_at_once_are_each_answered() {
                 .memory
                 .read(answer + offset, &mut size)
                 .unwrap();
-            assert_eq!(u64::from_le_bytes(size), n as u64 * 100, "{words}");
+            assert_eq!(u64::from_le_bytes(size), n * 100, "{words}");
         }
     }
 }
