@@ -313,7 +313,7 @@ mod tests {
         let entry = [
             0, 0, 0xe0, 0xfe, 1, 0, 0, 0, 0x31, 0x40, 0, 0, control, 0, 0, 0,
         ];
-        msix.write_table(vector * 16, &entry);
+        msix.write_table(vector << 4, &entry);
     }
 
     fn pending(msix: &mut Msix) -> u64 {

@@ -50,7 +50,7 @@ pub trait VirtioBackend: Send {
     fn features(&mut self) -> u64;
 
     /// The driver has chosen these, a subset of what was offered. `false` refuses the choice.
-    /// Called at most once between resets.
+    /// Between resets, called again only after a refusal.
     fn accept(&mut self, features: u64) -> bool;
 
     /// The driver is ready (`DRIVER_OK`). Called at most once between resets.

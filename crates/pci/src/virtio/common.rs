@@ -50,6 +50,9 @@ pub(super) struct Common {
     pub(super) status: u8,
     pub(super) queue_select: u16,
     pub(super) queues: Vec<Queue>,
+    /// The back end runs: it was started and has not been reset.
+    #[serde(skip)]
+    pub(super) running: bool,
 }
 
 impl Common {
@@ -61,6 +64,7 @@ impl Common {
             status: 0,
             queue_select: 0,
             queues: sizes.iter().copied().map(Queue::new).collect(),
+            running: false,
         }
     }
 
@@ -72,10 +76,6 @@ impl Common {
     fn open_queue(&mut self) -> Option<&mut Queue> {
         let queue = self.queues.get_mut(usize::from(self.queue_select))?;
         (!queue.enabled).then_some(queue)
-    }
-
-    pub(super) fn active(&self) -> bool {
-        self.status & DRIVER_OK != 0
     }
 
     fn reset(&mut self) {
@@ -177,7 +177,7 @@ impl<B: VirtioBackend> Access<'_, B> {
             return;
         };
         queue.vector = vector;
-        if queue.enabled && self.common.status & DRIVER_OK != 0 {
+        if queue.enabled && self.common.running {
             let vector = queue.vector();
             self.backend.set_vector(select, vector);
         }
@@ -186,7 +186,8 @@ impl<B: VirtioBackend> Access<'_, B> {
     /// A queue is checked when it is enabled; a bad one, or one that comes after `DRIVER_OK`, is
     /// the driver's mistake.
     fn enable_queue(&mut self) {
-        let (select, active) = (self.common.queue_select, self.common.active());
+        let select = self.common.queue_select;
+        let late = self.common.status & DRIVER_OK != 0;
         let backend = &*self.backend;
         let Some(queue) = self.common.open_queue() else {
             return;
@@ -194,7 +195,7 @@ impl<B: VirtioBackend> Access<'_, B> {
         let usable = queue
             .check(select, |address, len| backend.is_ram(address, len))
             .is_some();
-        if usable && !active {
+        if usable && !late {
             queue.enabled = true;
         } else {
             self.interrupts.needs_reset();
@@ -246,7 +247,9 @@ impl<B: VirtioBackend> Access<'_, B> {
             queues,
             notify: self.notify,
         });
-        if activation.is_none_or(|activation| self.backend.activate(&activation).is_err()) {
+        self.common.running =
+            activation.is_some_and(|activation| self.backend.activate(&activation).is_ok());
+        if !self.common.running {
             self.interrupts.needs_reset();
         }
     }

@@ -76,7 +76,7 @@ impl<B: VirtioBackend> VirtioPci<B> {
         let [_, control] = self.config.array(self.places.msix.saturating_add(2));
         self.interrupts.lock().msix.set_control(control);
         let notify = notify_address(&self.config);
-        if self.common.active() && notify != self.notify {
+        if self.common.running && notify != self.notify {
             self.notify = notify;
             self.backend.move_notify(notify);
         }
@@ -117,7 +117,7 @@ impl<B: VirtioBackend> VirtioPci<B> {
             .queues
             .get(usize::from(queue))
             .is_some_and(|it| it.enabled);
-        if enabled && self.common.active() {
+        if enabled && self.common.running {
             self.backend.notify(queue);
         }
     }
