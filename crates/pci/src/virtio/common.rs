@@ -242,7 +242,7 @@ impl<B: VirtioBackend> Access<'_, B> {
             .collect::<Option<Vec<_>>>()
             .filter(|_| ready);
         self.common.status |= DRIVER_OK;
-        self.interrupts.lock().driver_ok = true;
+        self.interrupts.lock().set_driver_ok();
         let activation = queues.map(|queues| Activation {
             queues,
             notify: self.notify,

@@ -71,6 +71,14 @@ impl Inner {
         }
     }
 
+    /// The driver is up; if the device failed before that, now is the time to say so.
+    pub(super) fn set_driver_ok(&mut self) {
+        self.driver_ok = true;
+        if self.needs_reset {
+            self.notify_config();
+        }
+    }
+
     /// The vector as a driver gets it: one that does not exist is refused as `NO_VECTOR`.
     pub(super) fn usable(&self, vector: u16) -> u16 {
         if vector < self.msix.vectors() {
