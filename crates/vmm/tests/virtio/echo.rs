@@ -85,12 +85,13 @@ impl VhostUserBackendMut for Echo {
         let memory = self.memory.as_ref().unwrap().memory();
         let vring = &vrings[usize::from(event)];
         loop {
-            let chain = {
-                let mut vring = vring.get_mut();
-                let next = vring.get_queue_mut().iter(memory.clone()).unwrap().next();
-                next
-            };
-            let Some(chain) = chain else { return Ok(()) };
+            let next = vring
+                .get_mut()
+                .get_queue_mut()
+                .iter(memory.clone())
+                .unwrap()
+                .next();
+            let Some(chain) = next else { return Ok(()) };
             let head = chain.head_index();
             let descriptors: Vec<_> = chain.collect();
             let (request, answer) = (&descriptors[0], &descriptors[1]);

@@ -137,7 +137,7 @@ impl Guest {
         self.write(0x18, &16u16.to_le_bytes());
         self.write(0x1a, &(index + 1).to_le_bytes());
         for (register, offset) in [(0x20, 0), (0x28, 0x1000), (0x30, 0x2000)] {
-            self.write(register, &(base + offset).to_le_bytes());
+            self.write(register, &base.wrapping_add(offset).to_le_bytes());
         }
         self.write(0x1c, &1u16.to_le_bytes());
     }
@@ -164,7 +164,7 @@ impl Guest {
         self.memory
             .write_slice(request, GuestAddress(question))
             .unwrap();
-        let len = request.len() as u32;
+        let len = u32::try_from(request.len()).unwrap();
         let descriptor = |address: u64, flags: u16, next: u16| {
             let mut bytes = address.to_le_bytes().to_vec();
             bytes.extend(len.to_le_bytes());

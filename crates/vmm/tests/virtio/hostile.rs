@@ -4,6 +4,9 @@ use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use proptest::collection::vec;
+use proptest::prelude::*;
+
 use crate::echo::Process;
 use crate::guest::{BAR, Guest};
 use crate::liar::{self, Answer, GET_CONFIG, GET_FEATURES, GET_PROTOCOL_FEATURES, GET_QUEUE_NUM};
@@ -262,4 +265,35 @@ fn more_queues_than_the_device_has_are_no_reason_to_wait() {
             .failure()
             .contains("has 2 queues, the machine's description says 3")
     );
+}
+
+/// One answer of an arbitrary back end; most are right, so that later steps are reached.
+fn arbitrary() -> impl Strategy<Value = Answer> {
+    prop_oneof![
+        12 => Just(()).prop_map(|()| Answer::Correctly),
+        1 => vec(any::<u8>(), 0..64).prop_map(Answer::Body),
+        1 => vec(any::<u8>(), 0..64).prop_map(Answer::Raw),
+        1 => any::<u64>().prop_map(number),
+        1 => Just(()).prop_map(|()| Answer::HangUp),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(150))]
+
+    #[test]
+    fn whatever_a_back_end_answers_the_guest_goes_on(answers in vec(arbitrary(), 40)) {
+        let mut answers = answers.into_iter();
+        let socket = liar::start(move |_| answers.next().unwrap_or(Answer::HangUp));
+        let mut guest = Guest::new(socket, SHORT);
+        prop_assert_eq!(guest.features() & (0xff_ffff << 30) & !(1 << 32) & !(!0 << 50), 0);
+        if guest.negotiate(1 << 32) {
+            guest.queue(0, 0x1_0000);
+            guest.set_status(0xf);
+            guest.write(0x2000, &[1]);
+        }
+        guest.set_status(0);
+        prop_assert_eq!(guest.status(), 0);
+        prop_assert!(guest.events.try_iter().count() <= 1);
+    }
 }

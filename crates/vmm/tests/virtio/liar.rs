@@ -11,6 +11,7 @@ pub(crate) const GET_QUEUE_NUM: u32 = 17;
 pub(crate) const GET_CONFIG: u32 = 24;
 
 /// What to do with a request.
+#[derive(Debug)]
 pub(crate) enum Answer {
     /// As a correct device with two queues and an 8-byte config space would.
     Correctly,
