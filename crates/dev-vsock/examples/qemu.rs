@@ -52,7 +52,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             }
         }
     });
-    Server::start(device, OwnedFd::from(vhost))?.wait()?;
+    Server::new(device, OwnedFd::from(vhost))?.serve()?;
     Ok(())
 }
 

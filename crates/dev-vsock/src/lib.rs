@@ -18,7 +18,9 @@ pub mod config;
 mod device;
 mod inbox;
 pub mod request;
+mod serve;
 mod table;
 
 pub use self::device::Vsock;
 pub use inbox::{Inbox, Wake};
+pub use serve::{Error, Process};

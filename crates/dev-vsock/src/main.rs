@@ -1,1 +1,9 @@
-fn main() {}
+//! The vsock device's process.
+
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    device::run::<dev_vsock::Process>()
+}

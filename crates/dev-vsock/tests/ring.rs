@@ -1,5 +1,10 @@
 //! Correct traffic over real rings.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "the tests' numbers are small"
+)]
+
 mod guest;
 
 use std::io::{Read, Write};
@@ -338,24 +343,40 @@ fn a_ring_that_is_stopped_and_started_goes_on_where_it_was() {
     let mut stream = host.connect(7);
     let (host_port, guest_port) = guest.accept();
     for round in 0..20u8 {
-        for queue in 0..2u8 {
-            let base = guest.driver.frontend.stop_ring(queue.into()).unwrap();
-            if queue == 1 {
-                assert_eq!(base, guest.driver.queues[1].available_index());
-            }
-            guest.poll();
-            guest.driver.queues[1].used().unwrap();
-            assert_eq!(base, guest.driver.queues[usize::from(queue)].used_index());
+        guest.settle();
+        let bases = [0, 1].map(|queue| guest.driver.frontend.stop_ring(queue).unwrap());
+        guest.poll();
+        for (base, queue) in bases.iter().zip(&guest.driver.queues) {
+            // In order: what was taken is what was returned.
+            assert_eq!(*base, queue.used_index());
         }
         stream.write_all(&[round]).unwrap();
-        for queue in 0..2 {
-            guest.driver.start_queue(queue).unwrap();
+        for (queue, base) in (0..).zip(bases) {
+            guest.driver.start_queue(queue, base).unwrap();
         }
         assert_eq!(guest.expect(Op::Data).1, [round]);
         let mut byte = [0];
         guest.send_data(host_port, guest_port, &[round]);
         stream.read_exact(&mut byte).unwrap();
         assert_eq!(byte, [round]);
+    }
+}
+
+#[test]
+fn a_guest_that_restarts_ends_its_connections_and_may_make_new_ones() {
+    let host = Host::start();
+    let mut guest = Guest::start(&host);
+    for _ in 0..5 {
+        let mut old = host.connect(7);
+        guest.accept();
+        guest.connect(PORT, 8);
+        let mut accepted = host.accept();
+        guest = guest.reboot();
+        assert_eq!(old.read(&mut [0; 1]).unwrap(), 0);
+        assert_eq!(accepted.read(&mut [0; 1]).unwrap(), 0);
+        guest.assert_served(&host, 9);
+        // What the end of that connection brings.
+        while guest.receive_within(Duration::from_millis(50)).is_some() {}
     }
 }
 
@@ -430,12 +451,7 @@ fn the_device_ends_when_the_front_end_vanishes_in_the_middle_of_traffic() {
     for _ in 0..8 {
         guest.send_data(host_port, guest_port, &[2; 1000]);
     }
-    guest
-        .driver
-        .frontend
-        .stream()
-        .shutdown(Shutdown::Both)
-        .unwrap();
+    guest.vanish();
     host.end().unwrap();
     writing.join().unwrap();
 }

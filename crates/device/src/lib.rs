@@ -1,4 +1,16 @@
 //! The run-time of every device process.
+//!
+//! [`run`] is all that a device's `main` calls. In this order it
+//!
+//! 1. takes configuration and resources from the host ([`handoff::launched`]);
+//! 2. checks the configuration, and refuses what cannot be served with the reason
+//!    ([`Builder::prepare`]);
+//! 3. closes the jail around the process, with the policy named [`Builder::COMPONENT`];
+//! 4. says that it is ready;
+//! 5. builds the device and serves it ([`Builder::serve`]).
+//!
+//! Nothing that a guest or a front end sent is looked at before the fourth step. With the feature
+//! `serve`, [`serve`](mod@serve) has the vhost-user server for the fifth.
 
 #![forbid(unsafe_code)]
 #![warn(
@@ -10,7 +22,10 @@
 )]
 
 mod report;
+mod run;
 #[cfg(feature = "serve")]
 pub mod serve;
 
+pub use handoff::{Channel, Resources};
 pub use report::report;
+pub use run::{Builder, EXIT_FAILED, EXIT_JAIL, EXIT_LAUNCH, run};

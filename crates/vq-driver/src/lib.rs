@@ -142,20 +142,20 @@ impl Driver {
             let event_index = features & F_EVENT_IDX != 0;
             let queue = Queue::new(Arc::clone(&driver.memory), *size, event_index)?;
             driver.queues.push(queue);
-            driver.start_queue(index)?;
+            driver.start_queue(index, 0)?;
         }
         Ok(driver)
     }
 
-    /// Starts a queue, or starts it again after [`Frontend::stop_ring`], where it was.
+    /// Starts a queue at 0, or again at what [`Frontend::stop_ring`] returned.
     ///
     /// # Errors
     /// Any [`Error`].
-    pub fn start_queue(&self, index: u8) -> Result<(), Error> {
+    pub fn start_queue(&self, index: u8, base: u16) -> Result<(), Error> {
         let queue = self.queues.get(usize::from(index)).ok_or(Error::Full)?;
         let ring = u32::from(index);
         self.frontend.set_ring_size(ring, queue.size())?;
-        self.frontend.set_ring_base(ring, queue.used_index())?;
+        self.frontend.set_ring_base(ring, base)?;
         self.frontend.set_ring_address(ring, queue.address())?;
         self.frontend.set_ring_call(index, queue.call_fd())?;
         self.frontend.set_ring_kick(index, queue.kick_fd())?;

@@ -109,7 +109,11 @@ pub struct Queue {
 }
 
 impl Queue {
-    pub(crate) fn new(memory: Arc<Memory>, size: u16, event_index: bool) -> Result<Self, Error> {
+    /// A queue of `size` entries, a power of two, with its rings in `memory`.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] or [`Error::System`].
+    pub fn new(memory: Arc<Memory>, size: u16, event_index: bool) -> Result<Self, Error> {
         let entries = usize::from(size);
         let event = || {
             let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
@@ -132,6 +136,22 @@ impl Queue {
             call: event()?,
             kicks: 0,
         })
+    }
+
+    /// Makes the queue as it was when it was new, for a device that has stopped it.
+    ///
+    /// # Errors
+    /// None with a ring of ours.
+    pub fn reset(&mut self) -> Result<(), Error> {
+        let entries = usize::from(self.size);
+        self.memory
+            .write(self.available, &vec![0; 6 + entries * 2])?;
+        self.memory.write(self.used, &vec![0; 6 + entries * 8])?;
+        self.free = (0..self.size).rev().collect();
+        self.chains = vec![Vec::new(); entries];
+        (self.next_available, self.kicked, self.next_used) = Default::default();
+        self.drain_call();
+        Ok(())
     }
 
     /// Where the rings are in this process, for SET_VRING_ADDR.

@@ -1,6 +1,14 @@
 //! A guest's vsock driver over `vq-driver`, and a device for it in a thread of the test.
 
-#![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test file uses a part of it"
+)]
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "the tests' numbers are small"
+)]
 
 use std::collections::{HashMap, VecDeque};
 use std::num::Wrapping;
@@ -48,7 +56,7 @@ impl Host {
         let (sender, accepted) = sync_channel(64);
         let device = Vsock::new(config.try_into().unwrap(), Arc::clone(&inbox), sender).unwrap();
         let server = std::thread::spawn(move || {
-            Server::start(device, OwnedFd::from(listener)).and_then(Server::wait)
+            Server::new(device, OwnedFd::from(listener)).and_then(Server::serve)
         });
         Self {
             inbox,
@@ -147,6 +155,10 @@ impl Guest {
         receive_size: usize,
     ) -> Self {
         let driver = Driver::start(host.socket.try_clone().unwrap(), setup).unwrap();
+        Self::over(driver, layout, receive_size)
+    }
+
+    pub fn over(driver: Driver, layout: Layout, receive_size: usize) -> Self {
         let free = (0..64)
             .map(|_| driver.memory.allocate(SEND_SIZE).unwrap())
             .collect();
@@ -168,6 +180,30 @@ impl Guest {
         }
         guest.driver.queues[0].kick().unwrap();
         guest
+    }
+
+    /// The guest restarts: a new driver, with rings that begin at 0, takes the device over.
+    pub fn reboot(self) -> Self {
+        let Self {
+            mut driver,
+            layout,
+            receive_size,
+            ..
+        } = self;
+        for index in 0..3u8 {
+            driver.frontend.stop_ring(index.into()).unwrap();
+            driver.queues[usize::from(index)].reset().unwrap();
+        }
+        for index in 0..3 {
+            driver.start_queue(index, 0).unwrap();
+        }
+        Self::over(driver, layout, receive_size)
+    }
+
+    /// The VMM dies.
+    pub fn vanish(self) {
+        let stream = self.driver.frontend.stream();
+        stream.shutdown(std::net::Shutdown::Both).unwrap();
     }
 
     /// Gives the device a receive buffer.
@@ -192,6 +228,14 @@ impl Guest {
     fn reclaim(&mut self) {
         while let Some(used) = self.driver.queues[1].used().unwrap() {
             assert_eq!(used.written, 0);
+            self.free.push(self.sending.remove(&used.head).unwrap());
+        }
+    }
+
+    /// Waits until the device has returned all that was sent.
+    pub fn settle(&mut self) {
+        while !self.sending.is_empty() {
+            let used = self.driver.queues[1].wait(PATIENCE).unwrap();
             self.free.push(self.sending.remove(&used.head).unwrap());
         }
     }

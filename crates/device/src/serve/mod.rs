@@ -5,11 +5,15 @@
 
 mod backend;
 mod queue;
+mod vring;
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use nix::sys::socket::{Shutdown, shutdown};
 
 use vhost::vhost_user::{Error as VhostError, Listener};
 use vhost_user_backend::{Error as DaemonError, ShutdownHandle, VhostUserDaemon};
@@ -83,44 +87,100 @@ pub enum Error {
     Attach(#[source] io::Error),
 }
 
-/// A device with a front end connected to it.
+/// A device and the socket that its front end connects to.
 pub struct Server<D: Device> {
     daemon: VhostUserDaemon<Arc<backend::Backend<D>>>,
+    listener: UnixListener,
+    stopper: Stopper,
+}
+
+/// Ends a [`Server::serve`] from another thread.
+#[derive(Clone)]
+pub struct Stopper(Arc<Stopping>);
+
+struct Stopping {
+    listener: OwnedFd,
+    asked: AtomicBool,
+    connection: OnceLock<ShutdownHandle>,
+}
+
+impl Stopper {
+    /// Ends it, now or as soon as it begins.
+    pub fn stop(&self) {
+        self.0.asked.store(true, Ordering::SeqCst);
+        // Wakes an accept that nobody connects to. It fails if the listener is closed already.
+        let _ = shutdown(self.0.listener.as_raw_fd(), Shutdown::Both);
+        self.close_connection();
+    }
+
+    fn close_connection(&self) {
+        if let Some(connection) = self.0.connection.get() {
+            connection.shutdown();
+        }
+    }
+
+    fn was_asked(&self) -> bool {
+        self.0.asked.load(Ordering::SeqCst)
+    }
 }
 
 impl<D: Device> Server<D> {
-    /// Takes one connection from `listener`, a listening Unix socket, and begins to serve it.
-    /// Waits for the connection if there is none yet.
+    /// Builds the server around `listener`, a listening Unix socket.
     ///
     /// # Errors
     /// [`Error::Setup`] or [`Error::Attach`].
-    pub fn start(device: D, listener: OwnedFd) -> Result<Self, Error> {
+    pub fn new(device: D, listener: OwnedFd) -> Result<Self, Error> {
         let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
         let backend = Arc::new(backend::Backend::new(device, memory.clone()));
-        let mut daemon = VhostUserDaemon::new("vhost-user".into(), Arc::clone(&backend), memory)
+        let daemon = VhostUserDaemon::new("vhost-user".into(), Arc::clone(&backend), memory)
             .map_err(|error| Error::Setup(error.to_string()))?;
         for handler in daemon.get_epoll_handlers() {
             backend.attach(&handler).map_err(Error::Attach)?;
         }
-        let mut listener = Listener::from(UnixListener::from(listener));
-        daemon
-            .start(&mut listener)
-            .map_err(|error| Error::Setup(error.to_string()))?;
-        Ok(Self { daemon })
+        let stopper = Stopper(Arc::new(Stopping {
+            listener: listener
+                .try_clone()
+                .map_err(|error| Error::Setup(error.to_string()))?,
+            asked: AtomicBool::new(false),
+            connection: OnceLock::new(),
+        }));
+        Ok(Self {
+            daemon,
+            listener: listener.into(),
+            stopper,
+        })
     }
 
-    /// Ends the service from another thread.
+    /// What ends the service.
     #[must_use]
-    pub fn stopper(&self) -> Option<ShutdownHandle> {
-        self.daemon.shutdown_handle()
+    pub fn stopper(&self) -> Stopper {
+        self.stopper.clone()
     }
 
-    /// Serves until the front end disconnects or the [`Server::stopper`] is used.
+    /// Takes one connection, waiting for it if there is none yet, and serves until the front end
+    /// disconnects or the [`Stopper`] is used.
     ///
     /// # Errors
-    /// [`Error::Protocol`].
-    pub fn wait(mut self) -> Result<(), Error> {
-        match self.daemon.wait() {
+    /// [`Error::Setup`] or [`Error::Protocol`].
+    pub fn serve(self) -> Result<(), Error> {
+        let Self {
+            mut daemon,
+            listener,
+            stopper,
+        } = self;
+        let result = daemon.start(&mut Listener::from(listener));
+        if stopper.was_asked() {
+            return Ok(());
+        }
+        result.map_err(|error| Error::Setup(error.to_string()))?;
+        if let Some(connection) = daemon.shutdown_handle() {
+            // It was empty: this is the only place that fills it.
+            let _ = stopper.0.connection.set(connection);
+        }
+        if stopper.was_asked() {
+            stopper.close_connection();
+        }
+        match daemon.wait() {
             Ok(()) => Ok(()),
             // A front end that dies in the middle of a message is gone, no more.
             Err(DaemonError::HandleRequest(
