@@ -13,7 +13,7 @@ use boot::{
 };
 use handoff::Resources;
 use hv::{Hypervisor, RamOptions, Vcpu, Vm, x86_64};
-use vm_memory::{GuestMemory, GuestMemoryMmap};
+use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use wire::vmm::{Config, Device};
 
@@ -87,10 +87,10 @@ pub(crate) struct Machine {
 
 /// Puts the machine together and lets it run. What happens to it goes to `tell`.
 pub(crate) fn start(parts: Parts, tell: &Sender<Input>) -> Result<Machine, Error> {
-    let memory = memory::create(&parts.layout)?;
+    let (memory, regions) = memory::create(&parts.layout)?;
     let kvm = hv_kvm::Kvm::from_fd(parts.kvm)?;
     let vm = Arc::new(kvm.create_vm()?);
-    for region in memory.iter_arc() {
+    for region in regions {
         vm.add_ram(region, RamOptions::default())?;
     }
     // First, so that they say hello while the kernel is being loaded.

@@ -11,8 +11,11 @@ use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap, Mmap
 
 use crate::Error;
 
+/// The memory of a machine, and the pieces that it consists of.
+type Memory = (GuestMemoryMmap, Vec<Arc<GuestRegionMmap>>);
+
 /// Makes the memory of a machine laid out as `layout` says.
-pub(crate) fn create(layout: &Layout) -> Result<GuestMemoryMmap, Error> {
+pub(crate) fn create(layout: &Layout) -> Result<Memory, Error> {
     let size = layout.low.saturating_add(layout.high);
     let make = || {
         let file = Arc::new(sealed_file(size)?);
@@ -22,7 +25,8 @@ pub(crate) fn create(layout: &Layout) -> Result<GuestMemoryMmap, Error> {
             regions.push(map(&file, offset, start, length)?);
             offset = offset.saturating_add(length);
         }
-        GuestMemoryMmap::from_arc_regions(regions).map_err(io::Error::other)
+        let memory = GuestMemoryMmap::from_arc_regions(regions.clone());
+        Ok((memory.map_err(io::Error::other)?, regions))
     };
     make().map_err(|source| Error::Memory {
         mib: size >> 20,
@@ -57,14 +61,13 @@ fn map(
 
 #[cfg(test)]
 mod tests {
-    use vm_memory::{Bytes, GuestMemory, GuestMemoryRegion};
+    use vm_memory::{Bytes, GuestMemoryRegion};
 
     use super::*;
 
     #[test]
     fn both_sides_of_the_hole_are_pieces_of_one_file() {
-        let memory = create(&Layout::new((3 << 30) + (64 << 20))).unwrap();
-        let regions: Vec<_> = memory.iter().collect();
+        let (memory, regions) = create(&Layout::new((3 << 30) + (64 << 20))).unwrap();
         assert_eq!(regions.len(), 2);
         assert_eq!(regions[1].file_offset().unwrap().start(), 3 << 30);
         memory.write_obj(7u32, GuestAddress(4 << 30)).unwrap();
