@@ -1,6 +1,8 @@
 //! Requests and bytes a second through real rings, without a VM: `cargo bench -p dev-fs`.
 //! Prints one line a case: what, threads of the device, requests in flight, rate.
 
+#![expect(clippy::print_stdout, reason = "the result")]
+
 #[path = "../tests/support/mod.rs"]
 mod support;
 
