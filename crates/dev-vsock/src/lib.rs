@@ -23,4 +23,4 @@ mod table;
 
 pub use self::device::Vsock;
 pub use inbox::{Inbox, Wake};
-pub use serve::Error;
+pub use serve::{Error, Process};

@@ -5,5 +5,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    device::run::<dev_vsock::Vsock>()
+    device::run::<dev_vsock::Process>()
 }

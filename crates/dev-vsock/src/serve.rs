@@ -1,14 +1,14 @@
 //! The process: the control channel on one side, the device on the other.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 
 use device::serve::{Server, Stopper};
-use device::{Builder, Channel, Resources};
+use device::{Builder, Channel, Confined, Resources};
 use wire::vsock::{Event, Request};
 
 use crate::config::{self, Config};
@@ -37,28 +37,30 @@ pub enum Error {
     Serve(#[from] device::serve::Error),
 }
 
-impl Builder for Vsock {
+/// A vsock device that is about to be served.
+#[derive(Debug)]
+pub struct Process {
+    config: Config,
+    listener: OwnedFd,
+}
+
+impl Builder for Process {
     const COMPONENT: &'static str = "dev-vsock";
     type Config = wire::vsock::Config;
     type Error = Error;
 
-    fn check(config: &Self::Config, resources: &Resources) -> Result<(), Error> {
-        Config::try_from(config.clone())?;
-        if resources.get(VHOST_USER).is_none() {
-            return Err(handoff::Error::NoResource(VHOST_USER.into()).into());
-        }
-        Ok(())
+    fn prepare(config: Self::Config, mut resources: Resources) -> Result<Self, Error> {
+        Ok(Self {
+            config: config.try_into()?,
+            listener: resources.take(VHOST_USER)?,
+        })
     }
 
-    fn serve(
-        config: Self::Config,
-        mut resources: Resources,
-        control: Channel,
-    ) -> Result<(), Error> {
+    fn serve(self, _jail: Confined, control: Channel) -> Result<(), Error> {
         let inbox = Arc::new(Inbox::new()?);
         let (sender, accepted) = sync_channel(MAX_ANNOUNCED);
-        let device = Self::new(config.try_into()?, Arc::clone(&inbox), sender)?;
-        let server = Server::new(device, resources.take(VHOST_USER)?)?;
+        let device = Vsock::new(self.config, Arc::clone(&inbox), sender)?;
+        let server = Server::new(device, self.listener)?;
         let stopper = server.stopper();
         let events = control.try_clone()?;
         // Threads of their own, so that a supervisor that is slow delays no traffic.

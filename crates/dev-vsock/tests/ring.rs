@@ -363,6 +363,24 @@ fn a_ring_that_is_stopped_and_started_goes_on_where_it_was() {
 }
 
 #[test]
+fn a_guest_that_restarts_ends_its_connections_and_may_make_new_ones() {
+    let host = Host::start();
+    let mut guest = Guest::start(&host);
+    for _ in 0..5 {
+        let mut old = host.connect(7);
+        guest.accept();
+        guest.connect(PORT, 8);
+        let mut accepted = host.accept();
+        guest = guest.reboot();
+        assert_eq!(old.read(&mut [0; 1]).unwrap(), 0);
+        assert_eq!(accepted.read(&mut [0; 1]).unwrap(), 0);
+        guest.assert_served(&host, 9);
+        // What the end of that connection brings.
+        while guest.receive_within(Duration::from_millis(50)).is_some() {}
+    }
+}
+
+#[test]
 fn a_thousand_connections_are_served_at_once() {
     raise_open_files();
     let host = Host::start();

@@ -53,3 +53,18 @@ fn admit(now: Instant) -> Option<u32> {
     budget.used = budget.used.saturating_add(1);
     Some(std::mem::take(&mut budget.dropped))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_is_cut_and_what_was_cut_is_counted() {
+        let start = Instant::now();
+        let admitted = (0..100).filter(|_| admit(start).is_some()).count();
+        assert_eq!(admitted, 10);
+        let later = start + PERIOD;
+        assert_eq!(admit(later), Some(90));
+        assert_eq!(admit(later), Some(0));
+    }
+}

@@ -138,6 +138,22 @@ impl Queue {
         })
     }
 
+    /// Makes the queue as it was when it was new, for a device that has stopped it.
+    ///
+    /// # Errors
+    /// None with a ring of ours.
+    pub fn reset(&mut self) -> Result<(), Error> {
+        let entries = usize::from(self.size);
+        self.memory
+            .write(self.available, &vec![0; 6 + entries * 2])?;
+        self.memory.write(self.used, &vec![0; 6 + entries * 8])?;
+        self.free = (0..self.size).rev().collect();
+        self.chains = vec![Vec::new(); entries];
+        (self.next_available, self.kicked, self.next_used) = Default::default();
+        self.drain_call();
+        Ok(())
+    }
+
     /// Where the rings are in this process, for SET_VRING_ADDR.
     #[must_use]
     pub fn address(&self) -> RingAddress {

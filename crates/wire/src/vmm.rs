@@ -1,6 +1,6 @@
 //! Between the supervisor and the VMM, over a socket that keeps message boundaries.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 
@@ -95,6 +95,19 @@ pub enum End {
     Killed,
     /// The VMM could not go on; the text says why.
     Failed(String),
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::PowerOff => "the guest powered off",
+            Self::Reset => "the guest asked for a reset",
+            Self::Panic => "the guest's kernel panicked",
+            Self::TripleFault => "a vCPU of the guest shut down (triple fault)",
+            Self::Killed => "the machine was killed",
+            Self::Failed(reason) => reason,
+        })
+    }
 }
 
 impl End {

@@ -182,6 +182,24 @@ impl Guest {
         guest
     }
 
+    /// The guest restarts: a new driver, with rings that begin at 0, takes the device over.
+    pub fn reboot(self) -> Self {
+        let Self {
+            mut driver,
+            layout,
+            receive_size,
+            ..
+        } = self;
+        for index in 0..3u8 {
+            driver.frontend.stop_ring(index.into()).unwrap();
+            driver.queues[usize::from(index)].reset().unwrap();
+        }
+        for index in 0..3 {
+            driver.start_queue(index, 0).unwrap();
+        }
+        Self::over(driver, layout, receive_size)
+    }
+
     /// The VMM dies.
     pub fn vanish(self) {
         let stream = self.driver.frontend.stream();

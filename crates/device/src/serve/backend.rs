@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use vhost::vhost_user::message::VhostUserProtocolFeatures;
-use vhost_user_backend::{VhostUserBackend, VringEpollHandler, VringMutex, VringT};
+use vhost_user_backend::{VhostUserBackend, VringEpollHandler, VringT};
 use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::event::{
@@ -13,6 +13,7 @@ use vmm_sys_util::event::{
 };
 
 use super::queue::{Queue, QueueState};
+use super::vring::Vring;
 use super::{Device, Event, Readiness};
 
 /// VIRTIO_RING_F_INDIRECT_DESC, VIRTIO_RING_F_EVENT_IDX, VIRTIO_F_VERSION_1 (virtio 1.2, section
@@ -108,7 +109,7 @@ impl<D: Device> Backend<D> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn call(&self, event: Event, vrings: &[VringMutex]) {
+    fn call(&self, event: Event, vrings: &[Vring]) {
         let inner = &mut *self.lock();
         let memory = self.memory.memory();
         let mut queues: Vec<Queue<'_>> = vrings
@@ -135,7 +136,7 @@ impl<D: Device> Backend<D> {
 
 impl<D: Device> VhostUserBackend for Backend<D> {
     type Bitmap = ();
-    type Vring = VringMutex;
+    type Vring = Vring;
 
     fn num_queues(&self) -> usize {
         self.queue_sizes.len()
@@ -194,7 +195,7 @@ impl<D: Device> VhostUserBackend for Backend<D> {
         &self,
         device_event: u16,
         readiness: EventSet,
-        vrings: &[VringMutex],
+        vrings: &[Vring],
         _thread_id: usize,
     ) -> io::Result<()> {
         let event = match device_event.checked_sub(self.first_token()) {

@@ -5,6 +5,7 @@
 
 mod backend;
 mod queue;
+mod vring;
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};

@@ -1,0 +1,166 @@
+//! Process 1: from the kernel's hand to a host that is served.
+
+use std::{
+    fs,
+    io::Write,
+    process::{self, ExitCode},
+    time::Duration,
+};
+
+use nix::{
+    errno::Errno,
+    sys::{
+        resource::{Resource, setrlimit},
+        socket::{AddressFamily, SockFlag, SockType, socket},
+        stat::{Mode, umask},
+        time::TimeSpec,
+        wait::{WaitStatus, wait},
+    },
+    time::{ClockId, clock_gettime},
+    unistd::{Pid, sethostname},
+};
+use wire::{
+    agent::{PORT, READY_PORT, Ready, Root, SETUP_PATH, Setup, Shutdown, VERSION},
+    frame,
+};
+
+use crate::{
+    error::{Error, Result, cannot, errno},
+    modules, mounts,
+    serve::Agent,
+    shutdown, sys, vsock,
+};
+
+/// Open files: what programs get without asking, and what they may ask for.
+const OPEN_FILES: (u64, u64) = (65_536, 1 << 20);
+
+/// The whole of a guest's init. Returns only if it is not process 1.
+#[must_use]
+pub fn run() -> ExitCode {
+    if process::id() != 1 {
+        let _ = writeln!(std::io::stderr(), "crumble-agent is the init of a guest");
+        return ExitCode::from(2);
+    }
+    let init_at = since_boot();
+    umask(Mode::from_bits_truncate(0o022));
+    // Its failure shows when the first device is needed; without it nobody could be told.
+    let early = mounts::early_dev().and_then(|()| modules::load());
+    let setup = early.and_then(|()| set_up());
+    match sys::fork_single_threaded() {
+        Ok(Some(server)) => reap(server),
+        Ok(None) => {
+            let error = serve(init_at, setup);
+            report(&error);
+            ExitCode::FAILURE
+        }
+        Err(errno) => {
+            report(&cannot("fork")(errno));
+            shutdown::end(Shutdown::PowerOff)
+        }
+    }
+}
+
+fn set_up() -> Result<()> {
+    let action = "read the machine's setup";
+    let bytes = fs::read(SETUP_PATH).map_err(|e| cannot(action)(errno(&e)))?;
+    let setup: Setup = wire::decode(&bytes).map_err(|source| Error::Message { action, source })?;
+    if setup.version != VERSION {
+        let (host, agent) = (setup.version, VERSION);
+        return Err(Error::Version { host, agent });
+    }
+    mounts::enter_root(&setup.root)?;
+    mounts::pseudo_file_systems()?;
+    setup.shares.iter().try_for_each(mounts::share)?;
+    sethostname(&setup.hostname).map_err(cannot("set the host name"))?;
+    if !matches!(setup.root, Root::Direct { .. }) {
+        name_self(&setup.hostname);
+    }
+    let (soft, hard) = OPEN_FILES;
+    setrlimit(Resource::RLIMIT_NOFILE, soft, hard).map_err(cannot("raise the limit of files"))?;
+    let flags = SockFlag::SOCK_CLOEXEC;
+    socket(AddressFamily::Inet, SockType::Datagram, flags, None)
+        .and_then(sys::loopback_up)
+        .map_err(cannot("bring the loopback interface up"))
+}
+
+/// Makes the guest's own name resolve, in a root whose changes go with the machine. Programs that
+/// need it fail by themselves where it cannot be written.
+fn name_self(hostname: &str) {
+    const HOSTS: &str = "/etc/hosts";
+    let hosts = fs::read_to_string(HOSTS)
+        .unwrap_or_else(|_| "127.0.0.1\tlocalhost\n::1\tlocalhost\n".to_owned());
+    if !hosts.split_whitespace().any(|name| name == hostname) {
+        let _ = fs::write(
+            HOSTS,
+            format!("{}\n127.0.1.1\t{hostname}\n", hosts.trim_end()),
+        );
+    }
+}
+
+/// The server's life, which ends only by a shutdown.
+fn serve(init_at: u64, setup: Result<()>) -> Error {
+    // Commands are expendable when memory runs out, the line to the host is not.
+    let _ = fs::write("/proc/self/oom_score_adj", "-1000");
+    let failed = setup.as_ref().err().map(Error::text);
+    let listener = match (vsock::listener(PORT), &setup) {
+        (Ok(listener), _) => listener,
+        // What went wrong first explains it better.
+        (Err(error), Ok(())) => return error,
+        (Err(_), Err(_)) => return setup.err().unwrap_or(Error::Invalid("no setup")),
+    };
+    let ready = Ready {
+        version: VERSION,
+        setup: failed.map_or(Ok(()), Err),
+        init_at,
+        ready_at: since_boot(),
+    };
+    if let Err(error) = announce(&ready) {
+        return error;
+    }
+    if let Err(error) = setup {
+        return error;
+    }
+    let agent = Agent::new();
+    loop {
+        match vsock::accept(&listener) {
+            // Without memory for a thread the connection closes, and the host may try again.
+            Ok(connection) => drop(agent.serve(connection)),
+            Err(Errno::EINTR | Errno::ECONNABORTED) => {}
+            Err(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM) => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            Err(errno) => return cannot("accept a connection")(errno),
+        }
+    }
+}
+
+fn announce(ready: &Ready) -> Result<()> {
+    let host = vsock::connect_to_host(READY_PORT)?;
+    let action = "tell the host that the agent is ready";
+    frame::write(&host, ready).map_err(|source| Error::Message { action, source })
+}
+
+/// Takes the exit status of every orphan; without the server there is no use in a machine.
+fn reap(server: Pid) -> ! {
+    loop {
+        match wait() {
+            Ok(WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, _, _)) if pid == server => {
+                shutdown::end(Shutdown::PowerOff)
+            }
+            Ok(_) | Err(_) => {}
+        }
+    }
+}
+
+/// Writes to the kernel's log, as an error, which reaches the console.
+fn report(error: &Error) {
+    let line = format!("<3>crumble-agent: {}\n", error.text());
+    // Nobody is left to be told that this failed.
+    let _ = fs::write("/dev/kmsg", line);
+}
+
+/// Microseconds since the kernel's boot.
+fn since_boot() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_BOOTTIME).unwrap_or(TimeSpec::new(0, 0));
+    u64::try_from(Duration::from(now).as_micros()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,30 @@
+//! The guest's init: assembles the root file system, then runs commands for the host.
+//!
+//! It is two processes. Process 1 sets the guest up ([`run`]), forks, and from then on only reaps
+//! orphans. Its child serves the host ([`serve::Agent`]) with a thread a connection, and waits for
+//! nobody's children but its own.
+
+#![warn(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects
+)]
+
+mod boot;
+mod command;
+mod error;
+mod modules;
+mod mounts;
+mod pump;
+pub mod serve;
+mod session;
+mod shutdown;
+mod spawn;
+mod sys;
+mod terminal;
+mod users;
+mod vsock;
+
+pub use boot::run;

@@ -1,0 +1,169 @@
+//! The host's connections: one thread each, whatever kind of stream socket carries them.
+
+use std::{
+    collections::HashMap,
+    io,
+    os::unix::net::UnixStream,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::sys::socket::{AddressFamily, getsockname};
+use wire::{
+    agent::{Event, Exec, Opening, Request, Shutdown, Stream, VERSION},
+    frame,
+};
+
+use crate::{
+    error::{Error, Result},
+    session,
+};
+
+/// How long a command waits for its streams, and a stream for its command.
+const ATTACH_TIME: Duration = Duration::from_secs(30);
+
+/// A thread's stack. Buffers are on the heap.
+const STACK: usize = 128 << 10;
+
+/// A stream socket of any family: `UnixStream` does nothing with it but read, write and shut
+/// down, and the standard library has no type for vsock.
+pub type Connection = UnixStream;
+
+/// Serves the host. Clones serve the same commands.
+#[derive(Debug, Clone, Default)]
+pub struct Agent {
+    waiting: Arc<Waiting>,
+}
+
+/// The streams that wait for their commands.
+#[derive(Debug, Default)]
+struct Waiting {
+    streams: Mutex<HashMap<(u64, Stream), (Connection, Instant)>>,
+    arrived: Condvar,
+}
+
+impl Agent {
+    /// An agent without commands.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Serves one connection on a thread of its own, from its [`Opening`] to its end.
+    ///
+    /// # Errors
+    /// If there are no resources for another thread.
+    pub fn serve(&self, connection: Connection) -> io::Result<()> {
+        let agent = self.clone();
+        let thread = thread::Builder::new().stack_size(STACK);
+        thread.spawn(move || agent.handle(connection)).map(drop)
+    }
+
+    fn handle(&self, mut connection: Connection) {
+        // A host that says nothing, or nonsense, gets no answer.
+        let Ok(Some(opening)) = frame::read::<Opening>(&connection) else {
+            return;
+        };
+        if opening.version != VERSION {
+            let (host, agent) = (opening.version, VERSION);
+            return fail(&mut connection, &Error::Version { host, agent });
+        }
+        match opening.request {
+            Request::Attach { session, stream } => self.park((session, stream), connection),
+            Request::Ping => send(&mut connection, &Event::Acknowledged),
+            Request::Shutdown(how) => shut_down(&mut connection, how),
+            Request::Exec(exec) => {
+                let run = self.streams(&exec);
+                if let Err(error) = run.and_then(|s| session::run(&exec, s, &mut connection)) {
+                    fail(&mut connection, &error);
+                }
+            }
+        }
+    }
+
+    /// Keeps a stream for its command, and forgets those whose commands never came.
+    fn park(&self, key: (u64, Stream), connection: Connection) {
+        let mut streams = self.waiting.lock();
+        let now = Instant::now();
+        streams.retain(|_, (_, since)| now.duration_since(*since) < ATTACH_TIME);
+        // A second stream of the same name closes the first.
+        streams.insert(key, (connection, now));
+        self.waiting.arrived.notify_all();
+    }
+
+    /// Waits until every stream that the command asked for is there, and takes them.
+    fn streams(&self, exec: &Exec) -> Result<session::Attached> {
+        let wanted = wanted(exec)?;
+        let present = |streams: &mut HashMap<(u64, Stream), _>| {
+            wanted
+                .iter()
+                .all(|stream| streams.contains_key(&(exec.session, *stream)))
+        };
+        let (mut streams, timeout) = self
+            .waiting
+            .arrived
+            .wait_timeout_while(self.waiting.lock(), ATTACH_TIME, |s| !present(s))
+            .unwrap_or_else(PoisonError::into_inner);
+        if timeout.timed_out() {
+            return Err(Error::Invalid(
+                "the host did not attach every stream in time",
+            ));
+        }
+        let taken = wanted.iter().filter_map(|stream| {
+            let (connection, _) = streams.remove(&(exec.session, *stream))?;
+            Some((*stream, connection))
+        });
+        Ok(taken.collect())
+    }
+}
+
+impl Waiting {
+    /// No thread leaves the map half changed, so one that panicked does not matter.
+    fn lock(&self) -> MutexGuard<'_, HashMap<(u64, Stream), (Connection, Instant)>> {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The streams of a command; a terminal is one by itself.
+fn wanted(exec: &Exec) -> Result<Vec<Stream>> {
+    match (exec.terminal, exec.streams.as_slice()) {
+        (Some(_), []) => Ok(vec![Stream::Terminal]),
+        (Some(_), _) => Err(Error::Invalid(
+            "a command has a terminal or streams, not both",
+        )),
+        (None, streams) if streams.contains(&Stream::Terminal) => {
+            Err(Error::Invalid("a terminal stream without a terminal"))
+        }
+        (None, streams) => Ok(streams.to_vec()),
+    }
+}
+
+/// Ends the machine; only its init may, which is the parent of whoever serves the host in one.
+fn shut_down(connection: &mut Connection, how: Shutdown) {
+    let in_guest = getsockname_is_vsock(connection);
+    if !in_guest {
+        return fail(
+            connection,
+            &Error::Invalid("this agent is not a machine's init"),
+        );
+    }
+    send(connection, &Event::Acknowledged);
+    crate::shutdown::shut_down(how);
+}
+
+fn getsockname_is_vsock(connection: &Connection) -> bool {
+    use nix::sys::socket::{SockaddrLike, SockaddrStorage};
+    use std::os::fd::AsRawFd;
+    getsockname::<SockaddrStorage>(connection.as_raw_fd())
+        .is_ok_and(|address| address.family() == Some(AddressFamily::Vsock))
+}
+
+/// Sends an event; a host that is gone does not hear it.
+pub(crate) fn send(connection: &mut Connection, event: &Event) {
+    let _ = frame::write(connection, event);
+}
+
+fn fail(connection: &mut Connection, error: &Error) {
+    send(connection, &Event::Failed(error.failure()));
+}

@@ -1,0 +1,87 @@
+//! The end of the machine.
+
+use std::{
+    fs, process, thread,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sys::{
+        reboot::{RebootMode, reboot},
+        signal::{Signal, kill},
+    },
+    unistd::{Pid, sync},
+};
+use wire::agent::Shutdown;
+
+/// Between SIGTERM and SIGKILL.
+const GRACE: Duration = Duration::from_secs(2);
+/// How often to look whether all have gone.
+const STEP: Duration = Duration::from_millis(5);
+
+/// Stops every process, writes everything back, and ends the machine. Does not return.
+pub(crate) fn shut_down(how: Shutdown) -> ! {
+    if others() {
+        // An error means that there is nobody to signal.
+        let _ = kill(EVERYBODY, Signal::SIGTERM);
+        let _ = kill(EVERYBODY, Signal::SIGCONT);
+        let start = Instant::now();
+        while others() && start.elapsed() < GRACE {
+            thread::sleep(STEP);
+        }
+        let _ = kill(EVERYBODY, Signal::SIGKILL);
+    }
+    sync();
+    unmount();
+    end(how)
+}
+
+/// All processes but process 1 and the caller.
+const EVERYBODY: Pid = Pid::from_raw(-1);
+
+/// Whether there are user processes besides process 1 and the caller's. Kernel threads and
+/// zombies have no program.
+fn others() -> bool {
+    fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .any(|entry| {
+            let number = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse::<u32>().ok());
+            number.is_some_and(|number| number != 1 && number != process::id())
+                && fs::read_link(entry.path().join("exe")).is_ok()
+        })
+}
+
+/// Takes off what is written to the host, the last mounted first.
+fn unmount() {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    for line in mounts.lines().rev() {
+        let mut fields = line.split(' ').skip(1);
+        if let (Some(path), Some("virtiofs")) = (fields.next(), fields.next()) {
+            // A file system that is still in use is left to the sync above.
+            let _ = umount2(path, MntFlags::empty());
+        }
+    }
+    let read_only = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+    let none = None::<&str>;
+    let _ = mount(none, "/", none, read_only, none);
+}
+
+/// Powers off or restarts; where neither works, halts.
+pub(crate) fn end(how: Shutdown) -> ! {
+    let mode = match how {
+        Shutdown::PowerOff => RebootMode::RB_POWER_OFF,
+        Shutdown::Reboot => RebootMode::RB_AUTOBOOT,
+    };
+    // Neither returns if it works.
+    let _ = reboot(mode);
+    let _ = reboot(RebootMode::RB_HALT_SYSTEM);
+    loop {
+        thread::sleep(GRACE);
+    }
+}

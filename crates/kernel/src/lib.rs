@@ -1,0 +1,43 @@
+//! Guest kernels on the host: found, fetched, unpacked, and given an initramfs.
+//!
+//! [`resolve`] turns a [`Source`] into a [`Kernel`] whose `vmlinux` the VMM can load as it is;
+//! [`initramfs()`] packs the agent and the modules that a machine needs; [`setup_archive`] wraps
+//! what differs from machine to machine in a second, small archive. Everything that takes time is
+//! kept in a [`Cache`], where only whole things ever appear: each is written under a temporary
+//! name and renamed.
+
+#![forbid(unsafe_code)]
+#![warn(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::arithmetic_side_effects
+)]
+
+mod bzimage;
+mod cache;
+pub mod cpio;
+mod distribution;
+mod error;
+mod initramfs;
+pub mod modules;
+mod resolve;
+
+pub use cache::Cache;
+pub use error::{Error, Result};
+pub use initramfs::{initramfs, setup_archive};
+pub use resolve::{Kernel, Source, resolve};
+
+/// The modules that every machine of ours needs, each with its reason. What a kernel has built in
+/// costs nothing; what it does not have at all is an error.
+pub const MACHINE_MODULES: &[&str] = &[
+    // Every device of ours is behind the virtio-pci transport.
+    "virtio_pci",
+    // The root and the shares.
+    "virtiofs",
+    // A writable root above a read-only one.
+    "overlay",
+    // How the host reaches the agent.
+    "vmw_vsock_virtio_transport",
+];

@@ -1,0 +1,146 @@
+//! What a machine *is*: typed sizes, images and shares, checked when they are made.
+//!
+//! Nothing here touches an operating system. A [`MachineSpec`] that exists is one that makes
+//! sense by itself; whether this host can run it is for others to find out.
+
+#![forbid(unsafe_code)]
+
+mod image;
+mod share;
+mod size;
+
+use std::path::PathBuf;
+
+pub use image::Image;
+pub use share::Share;
+pub use size::{Cpus, Memory};
+
+/// What can be wrong with the description of a machine.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// Not a number of vCPUs.
+    #[error(
+        "\"{0}\" is not a number of CPUs: give a whole number from 1 to {max}",
+        max = Cpus::MAX
+    )]
+    Cpus(String),
+    /// Not a size.
+    #[error("\"{0}\" is not an amount of memory: give a number with K, M, G or T, as in 512M")]
+    MemorySyntax(String),
+    /// A size that no machine of ours can have.
+    #[error(
+        "{given} of memory is not possible: give from {} to {}",
+        Memory::MIN,
+        Memory::MAX
+    )]
+    MemoryRange {
+        /// What was asked for.
+        given: String,
+    },
+    /// Not a share.
+    #[error(
+        "\"{given}\" is not a share: {reason}; write HOST_DIR:GUEST_DIR or HOST_DIR:GUEST_DIR:ro"
+    )]
+    Share {
+        /// What was asked for.
+        given: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// Not an image that can be run.
+    #[error("\"{given}\" is not an image: {reason}")]
+    Image {
+        /// What was asked for.
+        given: String,
+        /// What is wrong with it, and what would be right.
+        reason: &'static str,
+    },
+    /// Not a host name.
+    #[error(
+        "\"{0}\" is not a host name: 1 to 64 letters, digits, hyphens and dots, \
+         beginning and ending with a letter or digit"
+    )]
+    Hostname(String),
+}
+
+/// A machine: everything that is decided before it starts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MachineSpec {
+    /// Number of vCPUs.
+    pub cpus: Cpus,
+    /// Guest memory.
+    pub memory: Memory,
+    /// What the root file system is made from.
+    pub image: Image,
+    /// Directories of the host that the guest sees, in the order of mounting.
+    pub shares: Vec<Share>,
+    /// A kernel file instead of the distribution's.
+    pub kernel: Option<PathBuf>,
+    /// The guest's host name.
+    pub hostname: Hostname,
+}
+
+impl MachineSpec {
+    /// A machine of one vCPU and 512 MiB that runs `image`.
+    #[must_use]
+    pub fn new(image: Image) -> Self {
+        Self {
+            cpus: Cpus::ONE,
+            memory: Memory::DEFAULT,
+            image,
+            shares: Vec::new(),
+            kernel: None,
+            hostname: Hostname::default(),
+        }
+    }
+}
+
+/// A host name as Linux takes it: 1 to 64 bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hostname(String);
+
+impl Hostname {
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for Hostname {
+    fn default() -> Self {
+        Self("crumble".to_owned())
+    }
+}
+
+impl std::str::FromStr for Hostname {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let inner = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
+        let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+        let sound = text.len() <= 64
+            && text.chars().all(inner)
+            && edge(text.chars().next())
+            && edge(text.chars().next_back());
+        sound
+            .then(|| Self(text.to_owned()))
+            .ok_or_else(|| Error::Hostname(text.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_names_are_letters_digits_hyphens_and_dots() {
+        for good in ["a", "crumble", "web-1.example"] {
+            assert_eq!(good.parse::<Hostname>().unwrap().as_str(), good);
+        }
+        let long = "x".repeat(65);
+        for bad in ["", "-a", "a-", "a b", "ä", &long] {
+            assert!(bad.parse::<Hostname>().is_err(), "{bad}");
+        }
+    }
+}
