@@ -1,2 +1,9 @@
 //! The file-system device's process.
-fn main() {}
+
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    device::run::<dev_fs::Fs>()
+}
