@@ -123,7 +123,7 @@ const ATTEMPTS: &[Attempt] = &[
     ),
     by_name(
         "link_a_file_of_the_host_into_the_shared_directory",
-        &[EACCES, EXDEV],
+        &[EACCES, EXDEV, EPERM],
         |hands| {
             let (from, to) = (c"../secret", c"x");
             unit(call(
@@ -312,7 +312,10 @@ const ATTEMPTS: &[Attempt] = &[
         socket(libc::AF_PACKET, libc::SOCK_RAW)
     }),
     killed("make_a_raw_socket", Error(&[EPERM]), |_| {
-        socket(libc::AF_INET, libc::SOCK_RAW)
+        unit(call(
+            libc::SYS_socket,
+            &[&libc::AF_INET, &libc::SOCK_RAW, &libc::IPPROTO_ICMP],
+        ))
     }),
     killed("make_a_vsock", Host, |_| {
         socket(libc::AF_VSOCK, libc::SOCK_STREAM)

@@ -111,7 +111,7 @@ fn threads(_: &Hands) -> io::Result<()> {
         .into_iter()
         .filter_map(|thread| thread.join().ok())
         .sum();
-    ensure(sum == 28 && std::thread::available_parallelism().is_ok())
+    ensure(sum == 28)
 }
 
 fn events(_: &Hands) -> io::Result<()> {
@@ -204,7 +204,9 @@ fn proc_is_small(hands: &Hands) -> io::Result<()> {
         let error = result
             .err()
             .ok_or_else(|| io::Error::from_raw_os_error(libc::EEXIST))?;
-        ensure(error.raw_os_error() == Some(libc::ENOENT))?;
+        // `..` stays, and what is found there are descriptors.
+        let stays = [Some(libc::ENOENT), Some(libc::ENOTDIR)];
+        ensure(stays.contains(&error.raw_os_error()))?;
     }
     Ok(())
 }

@@ -110,11 +110,6 @@ fn descriptors(component: &str) -> Result<(), Failed> {
         nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty()),
     )?;
     let jailed = jailed(component)?;
-    if !nix::unistd::Uid::effective().is_root() {
-        // A process that is not dumpable shows its descriptors to root only; that is a layer too.
-        let denied = fs::read_dir(format!("/proc/{}/fd", jailed.process.pid()));
-        return ensure(denied.is_err(), "its descriptors can be seen");
-    }
     let mut seen = Vec::new();
     for entry in fs::read_dir(format!("/proc/{}/fd", jailed.process.pid()))? {
         let target = fs::read_link(entry?.path())?.to_string_lossy().into_owned();
@@ -138,10 +133,7 @@ fn descriptors(component: &str) -> Result<(), Failed> {
 fn namespaces(component: &str) -> Result<(), Failed> {
     let jailed = jailed(component)?;
     for name in ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup"] {
-        let Ok(theirs) = fs::read_link(format!("/proc/{}/ns/{name}", jailed.process.pid())) else {
-            // Not dumpable, so an ordinary user may not look; the attempts show the effect.
-            continue;
-        };
+        let theirs = fs::read_link(format!("/proc/{}/ns/{name}", jailed.process.pid()))?;
         let ours = fs::read_link(format!("/proc/self/ns/{name}"))?;
         ensure(theirs != ours, format!("it shares the {name} namespace"))?;
     }
