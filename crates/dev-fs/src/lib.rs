@@ -20,12 +20,13 @@ mod fatal;
 mod guard;
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::sync::mpsc;
 use std::thread;
 
 use ::device::{Builder, Channel, Resources};
+use jailer::{Access, Confined, Grant};
 use virtiofsd::passthrough::PassthroughFs;
 use virtiofsd::passthrough::read_only::PassthroughFsRo;
 use wire::fs::{Cache, Config, Ids};
@@ -49,6 +50,9 @@ pub enum Error {
     /// A resource is missing.
     #[error("the file-system device was not given what it serves with")]
     Resource(#[source] handoff::Error),
+    /// The policy does not leave `/proc/self/fd` open.
+    #[error("the jail kept no /proc/self/fd, through which files are opened")]
+    Proc,
     /// virtiofsd's file system refused to start.
     #[error("cannot serve the shared directory")]
     FileSystem(#[source] io::Error),
@@ -68,27 +72,47 @@ pub enum Error {
 
 /// The device, as [`::device::run`] makes it. Its resources are `vhost-user`, a listening Unix stream
 /// socket with the front end's connection queued, and `root`, the directory.
-pub struct Fs;
+pub struct Fs {
+    config: Config,
+    front_end: UnixListener,
+    root: OwnedFd,
+}
 
 impl Builder for Fs {
     const COMPONENT: &'static str = "dev-fs";
     type Config = Config;
     type Error = Error;
 
-    fn check(config: &Config, _resources: &Resources) -> Result<(), Error> {
-        config::check(config)
-    }
-
-    fn serve(config: Config, mut resources: Resources, control: Channel) -> Result<(), Error> {
-        let parts = Parts {
+    fn prepare(config: Config, mut resources: Resources) -> Result<Self, Error> {
+        config::check(&config)?;
+        Ok(Self {
+            config,
             front_end: resources
                 .take("vhost-user")
                 .map_err(Error::Resource)?
                 .into(),
             root: resources.take("root").map_err(Error::Resource)?,
-            proc_self_fd: resources.take("proc-self-fd").map_err(Error::Resource)?,
+        })
+    }
+
+    fn grants(&self) -> Vec<Grant<'_>> {
+        vec![Grant {
+            fd: self.root.as_fd(),
+            access: if self.config.read_only {
+                Access::Read
+            } else {
+                Access::ReadWrite
+            },
+        }]
+    }
+
+    fn serve(self, confined: Confined, control: Channel) -> Result<(), Error> {
+        let parts = Parts {
+            front_end: self.front_end,
+            root: self.root,
+            proc_self_fd: confined.proc_self_fd.ok_or(Error::Proc)?,
         };
-        serve(&config, parts, move || {
+        serve(&self.config, parts, move || {
             // The host has nothing to say on it but, by closing it, that the device is to end.
             let _ = control.receive::<()>();
         })

@@ -10,7 +10,7 @@ use nix::libc::{
     EACCES, EEXIST, EINVAL, ENODATA, ENOENT, ENOTEMPTY, EPERM, EROFS, O_EXCL, O_RDONLY, O_RDWR,
     O_TRUNC, O_WRONLY,
 };
-use support::fuse::{FATTR_GID, FATTR_MODE, FATTR_SIZE, FATTR_UID, ROOT};
+use support::fuse::{FATTR_GID, FATTR_MODE, FATTR_NOW, FATTR_SIZE, FATTR_UID, ROOT};
 use support::{Device, PATIENCE, fuse};
 use tempfile::tempdir;
 
@@ -356,5 +356,124 @@ fn the_device_ends_with_success_when_its_front_end_vanishes() {
     device.lookup(ROOT, "nothing").unwrap_err();
     let stream = device.driver.frontend.stream();
     stream.shutdown(std::net::Shutdown::Both).unwrap();
-    assert!(device.wait_for_end().expect("it ends").success());
+    assert!(device.wait_for_end().expect("it ends").code == Some(0));
+}
+
+/// What is not worth a test of its own, so that each system call behind it is made in the jail.
+#[test]
+fn the_rest_of_the_requests_is_served() {
+    let share = tempdir().unwrap();
+    let path = share.path().join("f");
+    fs::write(&path, "0123456789").unwrap();
+    for words in ["", "threads=2"] {
+        let mut device = Device::start(share.path(), words);
+        let inode = device.lookup(ROOT, "f").unwrap().inode;
+        let handle = device.open(inode, O_RDWR).unwrap();
+        let by_handle = handle.to_le_bytes();
+        for flags in [0u32, 1] {
+            let body = [&by_handle[..], &fuse::words(&[flags, 0])].concat();
+            device.request(fuse::FSYNC, inode, &[&body], 0).unwrap();
+        }
+        device
+            .request(fuse::FLUSH, inode, &[&by_handle, &[0; 16]], 0)
+            .unwrap();
+        let listing = device.opendir(ROOT).unwrap().to_le_bytes();
+        device
+            .request(fuse::FSYNCDIR, ROOT, &[&listing, &[0; 8]], 0)
+            .unwrap();
+        device.request(fuse::SYNCFS, ROOT, &[&[0; 8]], 0).unwrap();
+        assert_eq!(
+            device.request(fuse::STATFS, ROOT, &[], 80).unwrap().len(),
+            80
+        );
+        for mask in [0u32, 4, 2, 1] {
+            let answer = device.request(fuse::ACCESS, inode, &[&fuse::words(&[mask, 0])], 0);
+            assert_eq!(answer.is_ok(), mask != 1, "{mask}");
+        }
+        // From 8192, 4096 bytes; then what is there is copied to the begin of the file.
+        let space = [&by_handle[..], &longs(&[8192, 4096]), &[0; 8]].concat();
+        device
+            .request(fuse::FALLOCATE, inode, &[&space], 0)
+            .unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().len(), 8192 + 4096);
+        assert_eq!(device.write(inode, handle, 8192, b"copied"), Ok(6));
+        let copy = longs(&[handle, 8192, inode, handle, 0, 6, 0]);
+        device
+            .request(fuse::COPY_FILE_RANGE, inode, &[&copy], 8)
+            .unwrap();
+        assert_eq!(device.read(inode, handle, 0, 10).unwrap(), b"copied6789");
+        let data = [&by_handle[..], &longs(&[0]), &fuse::words(&[3, 0])].concat();
+        let offset = device.request(fuse::LSEEK, inode, &[&data], 8).unwrap();
+        assert_eq!(offset, 0u64.to_le_bytes(), "data begins at once");
+        let now = device.set_attributes(inode, FATTR_NOW, [0; 3], 0).unwrap();
+        assert_eq!(now.size, 8192 + 4096);
+    }
+}
+
+#[test]
+fn attributes_of_files_that_cannot_be_opened_are_reached_too() {
+    let share = tempdir().unwrap();
+    let mut device = Device::start(share.path(), "");
+    let fifo = device.mknod(ROOT, "fifo", 0o010_600, 0).unwrap().inode;
+    let link = device.symlink(ROOT, "link", "nowhere").unwrap().inode;
+    for inode in [fifo, link] {
+        // The kernel keeps `user.` to files and directories.
+        assert_eq!(device.set_xattr(inode, "user.x", b"1"), Err(EPERM));
+        assert!(device.xattr(inode, "user.x").is_err());
+        let removed = device.request(fuse::REMOVEXATTR, inode, &[&fuse::name("user.x")], 0);
+        assert_eq!(removed, Err(EPERM));
+        let list = device.request(fuse::LISTXATTR, inode, &[&fuse::words(&[4096, 0])], 4096);
+        assert!(list.is_ok(), "{list:?}");
+        let time = device.set_attributes(inode, FATTR_NOW, [0; 3], 0);
+        assert!(time.is_ok(), "{time:?}");
+    }
+    let mode = device.set_attributes(fifo, FATTR_MODE, [0o640, 0, 0], 0);
+    assert_eq!(mode.unwrap().mode, 0o010_640);
+    assert_eq!(device.readlink(link).unwrap(), b"nowhere");
+}
+
+#[test]
+fn a_write_that_must_clear_set_user_id_does() {
+    let share = tempdir().unwrap();
+    let path = share.path().join("f");
+    fs::write(&path, "x").unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o6755)).unwrap();
+    let mut device = Device::start(share.path(), "");
+    let inode = device.lookup(ROOT, "f").unwrap().inode;
+    let handle = device.open(inode, O_WRONLY).unwrap();
+    let mut body = fuse::transfer(handle, 0, 1);
+    body[20] = 4; // FUSE_WRITE_KILL_SUIDGID
+    device
+        .request(fuse::WRITE, inode, &[&body, b"y"], 8)
+        .unwrap();
+    assert_eq!(
+        fs::metadata(&path).unwrap().permissions().mode() & 0o7777,
+        0o755
+    );
+}
+
+#[test]
+fn names_come_with_attributes_where_the_guest_asks_for_both() {
+    let share = tempdir().unwrap();
+    fs::write(share.path().join("only"), "12345").unwrap();
+    let mut device = Device::start(share.path(), "");
+    let handle = device.opendir(ROOT).unwrap();
+    let body = fuse::transfer(handle, 0, 4096);
+    let answer = device
+        .request(fuse::READDIRPLUS, ROOT, &[&body], 4096)
+        .unwrap();
+    let at = answer
+        .windows(4)
+        .position(|window| window == b"only")
+        .unwrap();
+    // The name comes after 24 bytes of directory entry, and those after 128 of attributes.
+    let size = at - 24 - 128 + 40 + 8;
+    assert_eq!(answer[size..size + 8], 5u64.to_le_bytes());
+}
+
+fn longs(values: &[u64]) -> Vec<u8> {
+    values
+        .iter()
+        .flat_map(|value| value.to_le_bytes())
+        .collect()
 }

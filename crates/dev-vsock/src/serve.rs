@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 
 use device::serve::{Server, Stopper};
-use device::{Builder, Channel, Resources};
+use device::{Builder, Channel, Confined, Resources};
 use wire::vsock::{Event, Request};
 
 use crate::config::{self, Config};
@@ -56,7 +56,7 @@ impl Builder for Process {
         })
     }
 
-    fn serve(self, control: Channel) -> Result<(), Error> {
+    fn serve(self, _jail: Confined, control: Channel) -> Result<(), Error> {
         let inbox = Arc::new(Inbox::new()?);
         let (sender, accepted) = sync_channel(MAX_ANNOUNCED);
         let device = Vsock::new(self.config, Arc::clone(&inbox), sender)?;

@@ -5,7 +5,8 @@
 //! 1. takes configuration and resources from the host ([`handoff::launched`]);
 //! 2. checks the configuration, and refuses what cannot be served with the reason
 //!    ([`Builder::prepare`]);
-//! 3. closes the jail around the process, with the policy named [`Builder::COMPONENT`];
+//! 3. closes the jail around the process, with the policy named [`Builder::COMPONENT`]
+//!    ([`jailer::confine`]);
 //! 4. says that it is ready;
 //! 5. builds the device and serves it ([`Builder::serve`]).
 //!
@@ -27,5 +28,6 @@ mod run;
 pub mod serve;
 
 pub use handoff::{Channel, Resources};
+pub use jailer::{Access, Confined, Grant};
 pub use report::report;
 pub use run::{Builder, EXIT_FAILED, EXIT_JAIL, EXIT_LAUNCH, run};

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::process::ExitCode;
 
 use handoff::{Channel, Launched, Resources};
+use jailer::{Confined, Grant};
 use serde::de::DeserializeOwned;
 
 use crate::report;
@@ -38,11 +39,25 @@ pub trait Builder: Sized {
     /// What the host is told.
     fn prepare(config: Self::Config, resources: Resources) -> Result<Self, Self::Error>;
 
+    /// What stays reachable by path. Nothing, unless the device says so.
+    fn grants(&self) -> Vec<Grant<'_>> {
+        Vec::new()
+    }
+
     /// Builds the device and serves it until its front end or the host on `control` is gone.
     ///
     /// # Errors
     /// What the log is told.
-    fn serve(self, control: Channel) -> Result<(), Self::Error>;
+    fn serve(self, jail: Confined, control: Channel) -> Result<(), Self::Error>;
+}
+
+/// The process cannot confine itself.
+#[derive(Debug, thiserror::Error)]
+enum JailError {
+    #[error("there is no policy called {0}; this program was built without it")]
+    Policy(&'static str),
+    #[error(transparent)]
+    Jailer(#[from] jailer::Error),
 }
 
 /// A device's whole `main`. The exit code is 0, [`EXIT_FAILED`], [`EXIT_LAUNCH`] or
@@ -65,14 +80,27 @@ pub fn run<B: Builder>() -> ExitCode {
             return code;
         }
     };
+    let jail = match confine(&builder) {
+        Ok(jail) => jail,
+        Err(error) => {
+            let code = fail::<B>(EXIT_JAIL, &error);
+            answer.refuse(&error);
+            return code;
+        }
+    };
     let control = match answer.ready() {
         Ok(control) => control,
         Err(error) => return fail::<B>(EXIT_LAUNCH, &error),
     };
-    match builder.serve(control) {
+    match builder.serve(jail, control) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail::<B>(EXIT_FAILED, &error),
     }
+}
+
+fn confine<B: Builder>(builder: &B) -> Result<Confined, JailError> {
+    let policy = policy::component(B::COMPONENT).ok_or(JailError::Policy(B::COMPONENT))?;
+    Ok(jailer::confine(policy, &builder.grants())?)
 }
 
 /// Writes the error and its causes to the log as one line.

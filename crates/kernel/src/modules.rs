@@ -118,6 +118,24 @@ impl Order<'_> {
     }
 }
 
+/// What a signed module ends with (linux/module_signature.h).
+const SIGNED: &[u8] = b"~Module signature appended~\n";
+
+impl Module {
+    /// Takes the signature off: the signature's bytes, 12 bytes that end in their big-endian
+    /// count, and the marker. A module without one, or with a damaged one, stays as it is.
+    pub fn remove_signature(&mut self) {
+        let unsigned = self.content.strip_suffix(SIGNED).and_then(|rest| {
+            let (rest, count) = rest.split_last_chunk::<4>()?;
+            let count = usize::try_from(u32::from_be_bytes(*count)).ok()?;
+            rest.len().checked_sub(8)?.checked_sub(count)
+        });
+        if let Some(length) = unsigned {
+            self.content.truncate(length);
+        }
+    }
+}
+
 /// The names that the `.modinfo` section of a module says it needs.
 ///
 /// # Errors
@@ -306,6 +324,25 @@ mod tests {
         assert_eq!(names(&order), ["b", "a"]);
         assert_eq!(order[0].content, module(""));
         assert_eq!(order[1].content, module("b"));
+    }
+
+    fn without_signature(content: Vec<u8>) -> Vec<u8> {
+        let name = "x".into();
+        let mut module = Module { name, content };
+        module.remove_signature();
+        module.content
+    }
+
+    #[test]
+    fn a_signature_is_removed_whole_and_nothing_else_is() {
+        let signed = |length: u32| {
+            let trailer = [&[0; 8][..], &length.to_be_bytes(), SIGNED].concat();
+            [module("a").as_slice(), b"signature", &trailer].concat()
+        };
+        assert_eq!(without_signature(signed(9)), module("a"));
+        assert_eq!(without_signature(module("a")), module("a"));
+        assert_eq!(without_signature(signed(u32::MAX)), signed(u32::MAX));
+        assert_eq!(without_signature(SIGNED.to_vec()), SIGNED);
     }
 
     #[test]

@@ -39,6 +39,8 @@ pub struct Kernel {
     pub release: String,
     /// Its `lib/modules/RELEASE`; none if everything is built in.
     pub modules: Option<PathBuf>,
+    /// Whether it may refuse modules without signatures, as a kernel that we know nothing of may.
+    pub keep_signatures: bool,
 }
 
 /// Finds the kernel, fetching and unpacking it when the cache does not have it yet. `progress` is
@@ -54,6 +56,12 @@ pub fn resolve(source: &Source, cache: &Cache, progress: &mut dyn FnMut(&str)) -
     }
 }
 
+/// The distribution's kernel if the cache has it.
+#[must_use]
+pub fn cached(cache: &Cache) -> Option<Kernel> {
+    distribution::cached(&cache.kernels())
+}
+
 fn tuned(cache: &Cache) -> Result<Kernel> {
     let vmlinux = cache.tuned();
     if !vmlinux.is_file() {
@@ -63,6 +71,7 @@ fn tuned(cache: &Cache) -> Result<Kernel> {
         vmlinux,
         release: "tuned".into(),
         modules: None,
+        keep_signatures: false,
     })
 }
 
@@ -96,6 +105,7 @@ fn from_path(
             .unwrap_or_default(),
         vmlinux,
         modules: modules.map(Path::to_owned),
+        keep_signatures: true,
     })
 }
 

@@ -33,6 +33,7 @@ fn kernel() -> Kernel {
         vmlinux: "/vmlinux".into(),
         release: "test".into(),
         modules: None,
+        keep_signatures: true,
     }
 }
 

@@ -30,12 +30,16 @@ pub(crate) const INIT: u32 = 26;
 pub(crate) const OPENDIR: u32 = 27;
 pub(crate) const READDIR: u32 = 28;
 pub(crate) const RELEASEDIR: u32 = 29;
+pub(crate) const FSYNCDIR: u32 = 30;
+pub(crate) const ACCESS: u32 = 34;
 pub(crate) const CREATE: u32 = 35;
 pub(crate) const DESTROY: u32 = 38;
 pub(crate) const FALLOCATE: u32 = 43;
 pub(crate) const READDIRPLUS: u32 = 44;
 pub(crate) const RENAME2: u32 = 45;
+pub(crate) const LSEEK: u32 = 46;
 pub(crate) const COPY_FILE_RANGE: u32 = 47;
+pub(crate) const SYNCFS: u32 = 50;
 
 /// The inode of the served directory.
 pub(crate) const ROOT: u64 = 1;
@@ -44,6 +48,9 @@ pub(crate) const FATTR_MODE: u32 = 1;
 pub(crate) const FATTR_UID: u32 = 2;
 pub(crate) const FATTR_GID: u32 = 4;
 pub(crate) const FATTR_SIZE: u32 = 8;
+
+/// Access and modification time are now.
+pub(crate) const FATTR_NOW: u32 = 0x10 | 0x20 | 0x80 | 0x100;
 
 const HANDLE_KILLPRIV_V2: u32 = 1 << 28;
 const DO_READDIRPLUS: u32 = 1 << 13;

@@ -4,12 +4,19 @@
 
 pub(crate) mod fuse;
 
-use std::os::unix::net::UnixStream;
-use std::os::unix::process::ExitStatusExt;
+mod words;
+
+use std::fs::File;
+use std::io::{Read, Seek};
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use handoff::Channel;
+use jailer::{Exit, Launch, Process};
 use tempfile::TempDir;
 use vq_driver::{Driver, Setup, Used};
 
@@ -21,16 +28,33 @@ pub(crate) const HIGH_PRIORITY: usize = 0;
 /// Queue 1 carries everything else.
 pub(crate) const REQUESTS: usize = 1;
 
-/// A device process without its jail, and the guest that drives it.
+/// A device process, and the guest that drives it.
 pub(crate) struct Device {
     pub(crate) driver: Driver,
-    child: Child,
+    pub(crate) process: Running,
     /// Whose requests these are.
     pub(crate) uid: u32,
     pub(crate) gid: u32,
     unique: u64,
     buffers: Buffers,
-    _socket: TempDir,
+}
+
+/// A device's process.
+pub(crate) enum Running {
+    /// As the supervisor starts it; with its log and the channel whose end releases it.
+    Jailed {
+        process: Process,
+        log: File,
+        control: Option<Channel>,
+    },
+    /// The example that has no jail.
+    Free { child: Child, _socket: TempDir },
+}
+
+/// How a process ended, in the terms that both kinds share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct End {
+    pub(crate) code: Option<i32>,
 }
 
 /// Guest memory for one request and its answer.
@@ -43,49 +67,61 @@ struct Buffers {
 pub(crate) const ROOM: usize = 2 << 20;
 
 impl Device {
-    /// Serves `directory`; `words` are those of the `unjailed` example.
+    /// Serves `directory` in the jail, as its supervisor would; [`words::config`] explains `words`.
     pub(crate) fn start(directory: &Path, words: &str) -> Self {
-        let device = Self::start_without_init(directory, words);
-        let mut device = device;
-        device.init();
-        device
+        let (process, stream) = launch(directory, words);
+        Self::over(process, stream)
     }
 
-    /// As [`Device::start`], before FUSE_INIT.
-    pub(crate) fn start_without_init(directory: &Path, words: &str) -> Self {
+    /// As [`Device::start`], without the jail, and with a limit of open files.
+    pub(crate) fn start_unjailed(directory: &Path, words: &str, files: u32) -> Self {
         let socket = tempfile::tempdir().unwrap();
         let path = socket.path().join("s");
         let device = Path::new(env!("CARGO_BIN_EXE_crumble-dev-fs"));
-        let child = Command::new(device.parent().unwrap().join("examples/unjailed"))
+        let child = Command::new("sh")
+            .args(["-c", "ulimit -n $0; exec \"$@\"", &files.to_string()])
+            .arg(device.parent().unwrap().join("examples/unjailed"))
             .args([path.as_os_str(), directory.as_os_str(), words.as_ref()])
             .stdin(Stdio::null())
             .spawn()
-            .expect("the example is built with the tests");
+            .unwrap();
+        let stream = connect(&path);
+        let process = Running::Free {
+            child,
+            _socket: socket,
+        };
+        Self::over(process, stream)
+    }
+
+    fn over(process: Running, stream: UnixStream) -> Self {
         let setup = Setup {
             queues: &[64, 128],
             ..Setup::default()
         };
-        let driver = Driver::start(connect(&path), &setup).unwrap();
+        let mut process = process;
+        let driver = Driver::start(stream, &setup)
+            .unwrap_or_else(|error| panic!("{error}: {}", process.log()));
         let buffers = Buffers {
             request: driver.memory.allocate(ROOM).unwrap(),
             answer: driver.memory.allocate(ROOM).unwrap(),
         };
-        Self {
+        let mut device = Self {
             driver,
-            child,
+            process,
             uid: 0,
             gid: 0,
             unique: 0,
             buffers,
-            _socket: socket,
-        }
+        };
+        device.init();
+        device
     }
 
     /// How the process ended, if it does so in time.
-    pub(crate) fn wait_for_end(&mut self) -> Option<ExitStatus> {
+    pub(crate) fn wait_for_end(&mut self) -> Option<End> {
         let until = Instant::now() + PATIENCE;
         while Instant::now() < until {
-            if let Some(status) = self.child.try_wait().unwrap() {
+            if let Some(status) = self.ended() {
                 return Some(status);
             }
             std::thread::sleep(Duration::from_millis(2));
@@ -94,8 +130,8 @@ impl Device {
     }
 
     /// How the process has ended, if it has.
-    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
-        self.child.try_wait().unwrap()
+    pub(crate) fn ended(&mut self) -> Option<End> {
+        self.process.ended()
     }
 
     /// Waits for the next answer, as long as there is a process to give it.
@@ -123,19 +159,96 @@ impl Device {
         }
         let status = self.ended();
         let status = status.unwrap_or_else(|| panic!("{after}: neither serves nor ends"));
-        assert_eq!(status.signal(), None, "{after}: died by a signal");
-    }
-
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
+        let by_itself = status.code.is_some();
+        assert!(
+            by_itself,
+            "{after}: died by a signal: {}",
+            self.process.log()
+        );
     }
 }
 
-impl Drop for Device {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+impl Running {
+    fn ended(&mut self) -> Option<End> {
+        match self {
+            Self::Jailed { process, .. } => process.try_wait().unwrap().map(|exit| End {
+                code: match exit {
+                    Exit::Code(code) => Some(code),
+                    Exit::Signal(_) => None,
+                },
+            }),
+            Self::Free { child, .. } => child.try_wait().unwrap().map(|status| End {
+                code: status.code(),
+            }),
+        }
     }
+
+    /// What it has written to its log.
+    pub(crate) fn log(&mut self) -> String {
+        let mut text = String::new();
+        if let Self::Jailed { log, .. } = self {
+            log.rewind().unwrap();
+            log.read_to_string(&mut text).unwrap();
+        }
+        text
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // A jailed process is killed by its own handle.
+        if let Self::Free { child, .. } = self {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Starts the device as the supervisor does, and connects to it.
+pub(crate) fn launch(directory: &Path, words: &str) -> (Running, UnixStream) {
+    let (running, stream, ready) = try_launch(directory, words);
+    let mut running = running;
+    ready.unwrap_or_else(|error| panic!("{error}: {}", running.log()));
+    (running, stream)
+}
+
+/// As [`launch`], for what may be refused.
+pub(crate) fn try_launch(
+    directory: &Path,
+    words: &str,
+) -> (Running, UnixStream, handoff::Result<()>) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s");
+    let listener = UnixListener::bind(&path).unwrap();
+    let stream = UnixStream::connect(&path).unwrap();
+    let (control, theirs) = Channel::pair().unwrap();
+    let log = tempfile::tempfile().unwrap();
+    let program = File::open(env!("CARGO_BIN_EXE_crumble-dev-fs")).unwrap();
+    let process = jailer::spawn(Launch {
+        policy: policy::component("dev-fs").unwrap(),
+        program: program.as_fd(),
+        title: "crumble-dev-fs: test",
+        stderr: log.as_fd(),
+        channel: theirs,
+    })
+    .unwrap();
+    let root = File::options()
+        .read(true)
+        .custom_flags(nix::libc::O_PATH | nix::libc::O_DIRECTORY)
+        .open(directory)
+        .unwrap();
+    let resources = [
+        ("vhost-user".to_owned(), listener.as_fd()),
+        ("root".to_owned(), root.as_fd()),
+    ];
+    handoff::start(&control, &words::config(words), &resources).unwrap();
+    let ready = handoff::await_ready(&control, PATIENCE);
+    let running = Running::Jailed {
+        process,
+        log,
+        control: Some(control),
+    };
+    (running, stream, ready)
 }
 
 fn connect(path: &Path) -> UnixStream {

@@ -1,0 +1,61 @@
+//! Turns the tables in `policies/` into Rust constants, with their seccomp filters compiled.
+
+mod compile;
+mod condition;
+mod emit;
+mod parse;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::{env, fs, io};
+
+/// The components, each with a file of its name.
+const COMPONENTS: [&str; 3] = ["vmm", "dev-fs", "dev-vsock"];
+
+/// The CPU architectures that every policy must compile for.
+const ARCHITECTURES: [&str; 2] = ["x86_64", "aarch64"];
+
+fn main() -> ExitCode {
+    let result = run();
+    let mut out = io::stdout().lock();
+    let failed = match &result {
+        Ok(()) => writeln!(out, "cargo::rerun-if-changed=policies"),
+        Err(error) => writeln!(out, "cargo::error={error}"),
+    };
+    if failed.is_err() || result.is_err() {
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
+}
+
+/// Compiles every policy and writes the constants.
+fn run() -> Result<(), String> {
+    let target = variable("CARGO_CFG_TARGET_ARCH")?;
+    let trace = env::var_os("CARGO_FEATURE_TRACE").is_some();
+    let directory = Path::new(&variable("CARGO_MANIFEST_DIR")?).join("policies");
+    let mut source = String::new();
+    for component in COMPONENTS {
+        let table = parse::read(&directory, component)?;
+        let mut filters = None;
+        for architecture in ARCHITECTURES {
+            let compiled = compile::filters(&table, architecture, trace)?;
+            if architecture == target {
+                filters = Some(compiled);
+            }
+        }
+        let filters = filters.ok_or_else(|| {
+            format!("no system-call filters exist for {target}, only for {ARCHITECTURES:?}")
+        })?;
+        source += &emit::policy(component, &table, &filters, &target);
+    }
+    source += &emit::index(&COMPONENTS);
+    let output = PathBuf::from(variable("OUT_DIR")?).join("policies.rs");
+    fs::write(&output, source)
+        .map_err(|error| format!("cannot write {}: {error}", output.display()))
+}
+
+/// A variable that cargo sets.
+fn variable(name: &str) -> Result<String, String> {
+    env::var(name).map_err(|error| format!("{name}: {error}"))
+}
