@@ -60,6 +60,12 @@ pub enum Error {
     /// The box's agent.
     #[error("the testbed's agent")]
     Agent(#[from] agent_client::Error),
+    /// There is no policy of this name.
+    #[error("there is no policy `{0}`")]
+    Policy(&'static str),
+    /// The jail of the vsock device.
+    #[error("cannot start the vsock device in its jail")]
+    Jail(#[from] jailer::Error),
     /// The box came up, but not as it should.
     #[error("the box could not set itself up: {0}")]
     Setup(String),

@@ -1,16 +1,18 @@
 //! The box's vsock device, launched as in production.
 
 use std::{
+    fs::File,
+    io,
     os::{
         fd::{AsFd, OwnedFd},
         unix::net::UnixStream,
     },
     path::Path,
-    process::{Child, Command, Stdio},
     time::Duration,
 };
 
 use handoff::Channel;
+use jailer::{Launch, Process};
 use wire::{
     agent::READY_PORT,
     vsock::{Config, Event, Request},
@@ -18,9 +20,12 @@ use wire::{
 
 use crate::{
     build::VSOCK,
-    error::{Error, Result, system},
+    error::{Error, Result, file},
     machine::Listening,
 };
+
+/// The name of its policy.
+const COMPONENT: &str = "dev-vsock";
 
 /// The box's context id. It meets no other machine on its device.
 const CID: u64 = 3;
@@ -28,27 +33,27 @@ const CID: u64 = 3;
 /// How long the device may take to start.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The device's process; it ends with this value.
+/// The device's process; it ends with this value, and with the thread that started it.
 #[derive(Debug)]
 pub(crate) struct Vsock {
-    process: Child,
+    process: Process,
     control: Channel,
 }
 
 impl Vsock {
     /// Starts the device behind `listening`.
     pub(crate) fn start(bin_dir: &Path, listening: &Listening) -> Result<Self> {
-        let program = bin_dir.join(VSOCK);
+        let path = bin_dir.join(VSOCK);
+        let program = File::open(&path).map_err(file("open", &path))?;
+        let policy = policy::component(COMPONENT).ok_or(Error::Policy(COMPONENT))?;
         let (control, theirs) = Channel::pair()?;
-        let process = Command::new("sh")
-            .args(["-c", "exec \"$0\" 3<&0 0</dev/null"])
-            .arg(&program)
-            .stdin(Stdio::from(OwnedFd::from(theirs)))
-            .spawn()
-            .map_err(|source| Error::Spawn {
-                program: program.display().to_string(),
-                source,
-            })?;
+        let process = jailer::spawn(Launch {
+            policy,
+            program: program.as_fd(),
+            title: "crumble-dev-vsock: testbed",
+            stderr: io::stderr().as_fd(),
+            channel: theirs,
+        })?;
         let config = Config {
             guest_cid: CID,
             accept_ports: vec![READY_PORT],
@@ -87,21 +92,12 @@ impl Vsock {
 
     /// Whether it is still there; an error says how it ended.
     pub(crate) fn check(&mut self) -> Result<()> {
-        let ended = self.process.try_wait().map_err(system("watch a process"))?;
-        match ended {
+        match self.process.try_wait()? {
             None => Ok(()),
-            Some(status) => Err(Error::Ended {
+            Some(exit) => Err(Error::Ended {
                 program: VSOCK.to_owned(),
-                status: status.to_string(),
+                status: exit.to_string(),
             }),
         }
-    }
-}
-
-impl Drop for Vsock {
-    fn drop(&mut self) {
-        // An error means that it has ended already.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
     }
 }
