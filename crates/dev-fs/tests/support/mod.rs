@@ -119,14 +119,7 @@ impl Device {
 
     /// How the process ended, if it does so in time.
     pub(crate) fn wait_for_end(&mut self) -> Option<End> {
-        let until = Instant::now() + PATIENCE;
-        while Instant::now() < until {
-            if let Some(status) = self.ended() {
-                return Some(status);
-            }
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        None
+        self.process.wait_for_end()
     }
 
     /// How the process has ended, if it has.
@@ -169,6 +162,18 @@ impl Device {
 }
 
 impl Running {
+    /// How the process ended, if it does so in time.
+    pub(crate) fn wait_for_end(&mut self) -> Option<End> {
+        let until = Instant::now() + PATIENCE;
+        while Instant::now() < until {
+            if let Some(status) = self.ended() {
+                return Some(status);
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        None
+    }
+
     fn ended(&mut self) -> Option<End> {
         match self {
             Self::Jailed { process, .. } => process.try_wait().unwrap().map(|exit| End {
