@@ -49,8 +49,13 @@ pub fn run() -> ExitCode {
     match sys::fork_single_threaded() {
         Ok(Some(server)) => reap(server),
         Ok(None) => {
-            let error = serve(init_at, setup);
-            report(&error);
+            // On the console first: without a vsock device the host hears nothing else.
+            setup.as_ref().err().into_iter().for_each(report);
+            serve(init_at, setup)
+                .as_ref()
+                .err()
+                .into_iter()
+                .for_each(report);
             ExitCode::FAILURE
         }
         Err(errno) => {
@@ -97,28 +102,21 @@ fn name_self(hostname: &str) {
     }
 }
 
-/// The server's life, which ends only by a shutdown.
-fn serve(init_at: u64, setup: Result<()>) -> Error {
+/// The server's life, which ends by a shutdown, or at once if there is nothing to serve.
+fn serve(init_at: u64, setup: Result<()>) -> Result<()> {
     // Commands are expendable when memory runs out, the line to the host is not.
     let _ = fs::write("/proc/self/oom_score_adj", "-1000");
-    let failed = setup.as_ref().err().map(Error::text);
-    let listener = match (vsock::listener(PORT), &setup) {
-        (Ok(listener), _) => listener,
-        // What went wrong first explains it better.
-        (Err(error), Ok(())) => return error,
-        (Err(_), Err(_)) => return setup.err().unwrap_or(Error::Invalid("no setup")),
-    };
-    let ready = Ready {
+    let listener = vsock::listener(PORT)?;
+    let setup = setup.map_err(|error| error.text());
+    let failed = setup.is_err();
+    announce(&Ready {
         version: VERSION,
-        setup: failed.map_or(Ok(()), Err),
+        setup,
         init_at,
         ready_at: since_boot(),
-    };
-    if let Err(error) = announce(&ready) {
-        return error;
-    }
-    if let Err(error) = setup {
-        return error;
+    })?;
+    if failed {
+        return Ok(());
     }
     let agent = Agent::new();
     loop {
@@ -129,7 +127,7 @@ fn serve(init_at: u64, setup: Result<()>) -> Error {
             Err(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM) => {
                 std::thread::sleep(Duration::from_millis(10));
             }
-            Err(errno) => return cannot("accept a connection")(errno),
+            Err(errno) => return Err(cannot("accept a connection")(errno)),
         }
     }
 }

@@ -123,3 +123,32 @@ pub(crate) fn explain(request: &Exec, (step, errno): (Step, Errno)) -> Error {
         (Step::Fork, _) => cannot("fork")(errno),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(program: &str, path: &str) -> Vec<String> {
+        candidates(program.as_bytes(), path.as_bytes())
+            .into_iter()
+            .map(|candidate| String::from_utf8(candidate).unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn a_program_with_a_slash_is_itself() {
+        assert_eq!(found("./x", "/bin"), ["./x"]);
+        assert_eq!(found("/a/x", "/bin"), ["/a/x"]);
+    }
+
+    #[test]
+    fn a_program_without_a_slash_is_tried_in_every_directory_in_order() {
+        assert_eq!(found("x", "/a:b:/c/"), ["/a/x", "b/x", "/c//x"]);
+    }
+
+    #[test]
+    fn an_empty_entry_is_the_working_directory() {
+        assert_eq!(found("x", ":/a::"), ["./x", "/a/x", "./x", "./x"]);
+        assert_eq!(found("x", ""), ["./x"]);
+    }
+}

@@ -204,25 +204,23 @@ impl<'a> Plan<'a> {
 /// linux/close_range.h, Linux 5.11.
 const CLOSE_RANGE_CLOEXEC: u32 = 4;
 
+/// The size of the kernel's signal set in bytes.
+const SIGNAL_SET: usize = 8;
+
 /// Signals go back to their defaults, which exec does not do for ignored ones, and none is blocked.
+/// By system calls: the libraries keep some real-time signals to themselves.
 fn default_signals() {
-    for signal in 1..=64 {
-        // SAFETY: the default action runs no code of ours; numbers that may not be set fail.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
-    }
-    let none = 0u64;
-    let none = ptr::from_ref(&none);
+    // The kernel's `sigaction`: handler, flags, restorer and set, 32 bytes; SIG_DFL is 0.
+    let default = [0u64; 4];
     let nothing = ptr::null_mut::<u64>();
+    for signal in 1..=64 {
+        let action = default.as_ptr();
+        // SAFETY: reads 32 bytes, writes nothing; the default action runs no code of ours.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, action, nothing, SIGNAL_SET) };
+    }
+    let (how, none) = (libc::SIG_SETMASK, default.as_ptr());
     // SAFETY: reads 8 bytes, the size of the kernel's signal set, and writes nothing.
-    unsafe {
-        libc::syscall(
-            libc::SYS_rt_sigprocmask,
-            libc::SIG_SETMASK,
-            none,
-            nothing,
-            8,
-        )
-    };
+    unsafe { libc::syscall(libc::SYS_rt_sigprocmask, how, none, nothing, SIGNAL_SET) };
 }
 
 /// The agent may not be killed when memory runs out; its commands may.

@@ -127,3 +127,97 @@ fn groups_of(name: &str, gid: u32, group: &str) -> Vec<u32> {
         .map(|(_, id, _)| id)
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\n\
+        broken line\n\
+        ann:x:1000:100:Ann:/home/ann:/bin/sh\n\
+        1234:x:7:7::/seven:\n\
+        homeless:x:8:8::\n";
+    const GROUP: &str =
+        "root:x:0:\nusers:x:100:\nwheel:x:10:root,ann\nvideo:x:44:bob,ann\n:x:1:ann\n";
+
+    fn user(name: &str, uid: u32, gid: u32, groups: &[u32], home: &str) -> User {
+        User {
+            name: name.into(),
+            uid,
+            gid,
+            groups: groups.into(),
+            home: home.into(),
+        }
+    }
+
+    #[track_caller]
+    fn check(request: &str, expected: User) {
+        assert_eq!(parse(request, PASSWD, GROUP).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_name_or_number_brings_its_groups_and_home() {
+        check("ann", user("ann", 1000, 100, &[10, 44], "/home/ann"));
+        check("1000", user("ann", 1000, 100, &[10, 44], "/home/ann"));
+    }
+
+    #[test]
+    fn a_group_replaces_all_of_the_user_s() {
+        check("ann:wheel", user("ann", 1000, 10, &[], "/home/ann"));
+        check("ann:77", user("ann", 1000, 77, &[], "/home/ann"));
+    }
+
+    #[test]
+    fn a_name_that_looks_like_a_number_comes_before_the_number() {
+        check("1234", user("1234", 7, 7, &[], "/seven"));
+    }
+
+    #[test]
+    fn a_number_without_an_entry_is_a_user_without_name() {
+        check("4000", user("", 4000, 0, &[], "/"));
+        check("4000:users", user("", 4000, 100, &[], "/"));
+    }
+
+    #[test]
+    fn an_entry_without_a_home_has_the_root_directory() {
+        check("homeless", user("homeless", 8, 8, &[], "/"));
+    }
+
+    #[test]
+    fn root_is_known_without_any_file() {
+        assert_eq!(
+            parse("root", "", "").unwrap(),
+            user("root", 0, 0, &[], "/root")
+        );
+        assert_eq!(
+            parse("0:0", "", "").unwrap(),
+            user("root", 0, 0, &[], "/root")
+        );
+    }
+
+    #[test]
+    fn an_unknown_user_or_group_is_named() {
+        for (request, named) in [
+            ("bob", "bob"),
+            ("ann:none", "none"),
+            ("-1", "-1"),
+            ("ann:", ""),
+        ] {
+            let text = parse(request, PASSWD, GROUP).unwrap_err().to_string();
+            assert!(text.contains(&format!("{named:?}")), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_files_never_panic(
+            request in "[a-z0-9:]{0,8}",
+            passwd in "[a-z0-9:\n]{0,80}",
+            group in "[a-z0-9:,\n]{0,80}",
+        ) {
+            let _ = parse(&request, &passwd, &group);
+        }
+    }
+}

@@ -22,8 +22,10 @@ use crate::{
 pub(crate) fn listener(port: u32) -> Result<OwnedFd> {
     let socket = stream()?;
     let address = VsockAddr::new(VMADDR_CID_ANY, port);
+    // What does not fit the backlog is refused at once, and fifty commands are two hundred
+    // connections: as long as the kernel allows.
     bind(socket.as_raw_fd(), &address)
-        .and_then(|()| listen(&socket, Backlog::MAXCONN))
+        .and_then(|()| listen(&socket, Backlog::MAXALLOWABLE))
         .map_err(cannot(format!("listen on vsock port {port}")))?;
     Ok(socket)
 }

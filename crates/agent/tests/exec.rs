@@ -80,13 +80,13 @@ fn a_stream_can_be_opened_again_by_its_path() {
 fn signals_are_at_their_defaults_and_none_is_blocked() {
     let (_, out, _) = run(
         &Agent::new(),
-        exec(&["grep", "-E", "^Sig(Blk|Ign|Cgt)", "/proc/self/status"]),
+        exec(&["grep", "-E", "^Sig(Blk|Ign)", "/proc/self/status"]),
         b"",
     );
     for line in out.lines() {
         assert!(line.ends_with("0000000000000000"), "{line}");
     }
-    assert_eq!(out.lines().count(), 3);
+    assert_eq!(out.lines().count(), 2);
 }
 
 #[test]
@@ -273,7 +273,9 @@ fn environment_is_the_default_with_the_request_s_on_top() {
 fn the_request_s_path_is_searched_and_its_working_directory_used() {
     let directory = tempfile::tempdir().unwrap();
     let program = directory.path().join("own-tool");
-    fs::write(&program, "#!/bin/sh\npwd\n").unwrap();
+    // By another process: a fork in a neighbouring test would keep it open for writing.
+    let script = format!("printf '#!/bin/sh\\npwd\\n' > {}", program.display());
+    run(&Agent::new(), shell(&script), b"");
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
     let mut request = exec(&["own-tool"]);
     let path = format!("/nowhere:/etc/passwd:{}", directory.path().display());
@@ -343,7 +345,8 @@ fn a_missing_working_directory_or_user_is_named() {
 
 #[test]
 fn a_terminal_is_controlling_has_its_size_and_can_be_resized() {
-    let mut request = shell("tty < /dev/tty; stty size; read line; stty size; echo \"got $line\"");
+    let mut request =
+        shell("tty; : < /dev/tty && stty size; read line; stty size; echo \"got $line\"");
     request.terminal = Some(Size {
         rows: 24,
         columns: 80,

@@ -140,7 +140,7 @@ fn clone(policy: &Policy, plan: &Plan<'_>) -> Result<Process> {
 }
 
 /// Gives the new process its users and limits, lets it go on, and hears whether the program runs.
-fn start(policy: &Policy, mut process: Process, mut pipes: Pipes, title: &str) -> Result<Process> {
+fn start(policy: &Policy, process: Process, mut pipes: Pipes, title: &str) -> Result<Process> {
     let pid = process.pid();
     Maps::choose(policy, pid)
         .and_then(|maps| maps.write(pid))

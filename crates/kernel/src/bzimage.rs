@@ -120,3 +120,94 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
         .first_chunk()
         .map(|b| u32::from_le_bytes(*b))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// An image with one setup sector, this payload, and the version string at 0x200 + 0x100.
+    pub(crate) fn image(payload: &[u8]) -> Vec<u8> {
+        let mut image = vec![0; 1024];
+        image[SETUP_SECTORS] = 1;
+        image[0x202..0x206].copy_from_slice(b"HdrS");
+        image[0x206..0x208].copy_from_slice(&0x20fu16.to_le_bytes());
+        image[0x20e..0x210].copy_from_slice(&0x100u16.to_le_bytes());
+        image[0x300..0x310].copy_from_slice(b"6.1.0-x (ann@b)\0");
+        let length = u32::try_from(payload.len()).unwrap();
+        image[0x24c..0x250].copy_from_slice(&length.to_le_bytes());
+        image.extend_from_slice(payload);
+        image
+    }
+
+    fn elf() -> Vec<u8> {
+        [b"\x7fELF".as_slice(), &[42; 100_000]].concat()
+    }
+
+    /// As the kernel's build does it: blocks of 8 MiB, then the length of the whole.
+    fn lz4(content: &[u8]) -> Vec<u8> {
+        let mut payload = vec![0x02, 0x21, 0x4c, 0x18];
+        for block in content.chunks(8 << 20) {
+            let block = lz4_flex::block::compress(block);
+            payload.extend_from_slice(&u32::try_from(block.len()).unwrap().to_le_bytes());
+            payload.extend_from_slice(&block);
+        }
+        payload.extend_from_slice(&u32::try_from(content.len()).unwrap().to_le_bytes());
+        payload
+    }
+
+    #[test]
+    fn an_lz4_payload_of_several_blocks_is_unpacked() {
+        let content = [elf(), vec![7; 20 << 20]].concat();
+        assert!(unpack(&image(&lz4(&content))).unwrap() == content);
+    }
+
+    #[test]
+    fn an_uncompressed_payload_is_taken_as_it_is() {
+        assert_eq!(unpack(&image(&elf())).unwrap(), elf());
+    }
+
+    #[test]
+    fn a_zstd_payload_is_unpacked() {
+        let level = ruzstd::encoding::CompressionLevel::Fastest;
+        let payload = ruzstd::encoding::compress_to_vec(&*elf(), level);
+        assert_eq!(unpack(&image(&payload)).unwrap(), elf());
+    }
+
+    #[test]
+    fn a_truncated_image_is_refused_wherever_it_ends() {
+        let whole = image(&lz4(&elf()));
+        for end in 0..whole.len() - 4 {
+            unpack(&whole[..end]).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn an_unknown_compression_or_a_payload_that_is_no_elf_is_refused() {
+        let text = unpack(&image(b"\x1f\x8b\x08\x00")).unwrap_err();
+        assert!(text.contains("1f 8b 08 00"), "{text}");
+        unpack(&image(&lz4(b"no elf"))).unwrap_err();
+        unpack(&image(b"")).unwrap_err();
+    }
+
+    #[test]
+    fn the_release_is_the_first_word_of_the_version() {
+        assert_eq!(release(&image(&elf())).unwrap(), "6.1.0-x");
+        assert!(is_bzimage(&image(&elf())));
+        assert!(!is_bzimage(&elf()));
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_headers_and_payloads_never_panic(
+            header in proptest::collection::vec(any::<u8>(), 0x1f0..0x260),
+            payload in proptest::collection::vec(any::<u8>(), 0..64),
+        ) {
+            let _ = unpack(&header);
+            let _ = release(&header);
+            let magic = [&[0x02, 0x21, 0x4c, 0x18], payload.as_slice()].concat();
+            let _ = unpack(&image(&magic));
+        }
+    }
+}

@@ -76,6 +76,8 @@ fn cached(kernels: &Path) -> Option<Kernel> {
         vmlinux,
         release,
         modules: Some(modules),
+        // Debian and Ubuntu build without CONFIG_MODULE_SIG_FORCE.
+        keep_signatures: false,
     })
 }
 

@@ -118,6 +118,24 @@ impl Order<'_> {
     }
 }
 
+/// What a signed module ends with (linux/module_signature.h).
+const SIGNED: &[u8] = b"~Module signature appended~\n";
+
+impl Module {
+    /// Takes the signature off: the signature's bytes, 12 bytes that end in their big-endian
+    /// count, and the marker. A module without one, or with a damaged one, stays as it is.
+    pub fn remove_signature(&mut self) {
+        let unsigned = self.content.strip_suffix(SIGNED).and_then(|rest| {
+            let (rest, count) = rest.split_last_chunk::<4>()?;
+            let count = usize::try_from(u32::from_be_bytes(*count)).ok()?;
+            rest.len().checked_sub(8)?.checked_sub(count)
+        });
+        if let Some(length) = unsigned {
+            self.content.truncate(length);
+        }
+    }
+}
+
 /// The names that the `.modinfo` section of a module says it needs.
 ///
 /// # Errors
@@ -197,4 +215,159 @@ fn decompress(path: &Path, bytes: Vec<u8>) -> Result<Vec<u8>> {
         }
     }
     Ok(content)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The smallest module: an ELF file of three sections, `.modinfo` and the names among them.
+    fn module(depends: &str) -> Vec<u8> {
+        let info = format!("license=GPL\0depends={depends}\0name=x\0");
+        let names = b"\0.modinfo\0.shstrtab\0";
+        let info_at = 64;
+        let names_at = usize::strict_add(info_at, info.len());
+        let sections_at = names_at.strict_add(names.len());
+        let mut elf = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
+        for half in [1u16, 62] {
+            elf.extend(half.to_le_bytes());
+        }
+        elf.extend(1u32.to_le_bytes());
+        for long in [0, 0, sections_at] {
+            elf.extend((long as u64).to_le_bytes());
+        }
+        elf.extend(0u32.to_le_bytes());
+        for half in [64u16, 0, 0, 64, 3, 2] {
+            elf.extend(half.to_le_bytes());
+        }
+        elf.extend_from_slice(info.as_bytes());
+        elf.extend_from_slice(names);
+        elf.extend([0; 64]);
+        for (name, kind, at, size) in [
+            (1u32, 1u32, info_at, info.len()),
+            (10, 3, names_at, names.len()),
+        ] {
+            elf.extend(name.to_le_bytes());
+            elf.extend(kind.to_le_bytes());
+            for long in [0, 0, at, size, 0, 1, 0] {
+                elf.extend((long as u64).to_le_bytes());
+            }
+        }
+        elf
+    }
+
+    fn tree(files: &[(&str, &str)], builtin: &str) -> (tempfile::TempDir, Tree) {
+        let directory = tempfile::tempdir().unwrap();
+        let mut list = String::new();
+        for (path, depends) in files {
+            let file = directory.path().join(path);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(file, module(depends)).unwrap();
+            list.push_str(path);
+            list.push('\n');
+        }
+        fs::write(directory.path().join("modules.order"), list).unwrap();
+        fs::write(directory.path().join("modules.builtin"), builtin).unwrap();
+        let tree = Tree::open(directory.path()).unwrap();
+        (directory, tree)
+    }
+
+    fn names(modules: &[Module]) -> Vec<&str> {
+        modules.iter().map(|module| &*module.name).collect()
+    }
+
+    #[test]
+    fn what_a_module_needs_comes_before_it_and_once() {
+        let files = [
+            ("kernel/a/top-one.ko", "mid,low"),
+            ("kernel/a/mid.ko", "low,inside"),
+            ("kernel/b/low.ko", ""),
+            ("kernel/b/unused.ko", "low"),
+        ];
+        let (_directory, tree) = tree(&files, "kernel/c/inside.ko\n");
+        let order = tree.load_order(&["top_one", "mid", "inside"]).unwrap();
+        assert_eq!(names(&order), ["low", "mid", "top_one"]);
+    }
+
+    #[test]
+    fn a_module_that_is_nowhere_is_named() {
+        let (_directory, tree) = tree(&[("kernel/a.ko", "missing")], "");
+        let error = tree.load_order(&["a"]).unwrap_err();
+        assert!(matches!(error, Error::NoModule { name, .. } if name == "missing"));
+    }
+
+    #[test]
+    fn modules_that_need_each_other_are_refused() {
+        let (_directory, tree) = tree(&[("a.ko", "b"), ("b.ko", "a")], "");
+        assert!(matches!(tree.load_order(&["a"]), Err(Error::Cycle(_))));
+    }
+
+    #[test]
+    fn a_list_with_dependencies_and_another_suffix_serves_too() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path();
+        fs::write(
+            path.join("modules.dep"),
+            "kernel/a.ko.xz: kernel/b.ko.xz\nkernel/b.ko.xz:\n",
+        )
+        .unwrap();
+        fs::create_dir(path.join("kernel")).unwrap();
+        let mut packed = Vec::new();
+        lzma_rs::xz_compress(&mut &*module("b"), &mut packed).unwrap();
+        fs::write(path.join("kernel/a.ko.xz"), packed).unwrap();
+        let level = ruzstd::encoding::CompressionLevel::Fastest;
+        let packed = ruzstd::encoding::compress_to_vec(&*module(""), level);
+        fs::write(path.join("kernel/b.ko.zst"), packed).unwrap();
+        let order = Tree::open(path).unwrap().load_order(&["a"]).unwrap();
+        assert_eq!(names(&order), ["b", "a"]);
+        assert_eq!(order[0].content, module(""));
+        assert_eq!(order[1].content, module("b"));
+    }
+
+    fn without_signature(content: Vec<u8>) -> Vec<u8> {
+        let name = "x".into();
+        let mut module = Module { name, content };
+        module.remove_signature();
+        module.content
+    }
+
+    #[test]
+    fn a_signature_is_removed_whole_and_nothing_else_is() {
+        let signed = |length: u32| {
+            let trailer = [&[0; 8][..], &length.to_be_bytes(), SIGNED].concat();
+            [module("a").as_slice(), b"signature", &trailer].concat()
+        };
+        assert_eq!(without_signature(signed(9)), module("a"));
+        assert_eq!(without_signature(module("a")), module("a"));
+        assert_eq!(without_signature(signed(u32::MAX)), signed(u32::MAX));
+        assert_eq!(without_signature(SIGNED.to_vec()), SIGNED);
+    }
+
+    #[test]
+    fn a_directory_that_is_none_is_an_error() {
+        assert!(matches!(
+            Tree::open(Path::new("/nowhere")),
+            Err(Error::File { .. })
+        ));
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_files_never_panic(content in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let whole = [module("a").as_slice(), &content].concat();
+            for content in [content.clone(), [b"\x7fELF", &*content].concat(), whole] {
+                let _ = depends(&Module { name: "x".into(), content: content.clone() });
+                let _ = decompress(Path::new("x"), content);
+            }
+        }
+
+        #[test]
+        fn arbitrary_lists_never_panic(list in "[a-z/.:\n ]{0,60}") {
+            for path in paths(&list) {
+                name(path);
+            }
+        }
+    }
 }

@@ -39,6 +39,8 @@ pub struct Kernel {
     pub release: String,
     /// Its `lib/modules/RELEASE`; none if everything is built in.
     pub modules: Option<PathBuf>,
+    /// Whether it may refuse modules without signatures, as a kernel that we know nothing of may.
+    pub keep_signatures: bool,
 }
 
 /// Finds the kernel, fetching and unpacking it when the cache does not have it yet. `progress` is
@@ -63,6 +65,7 @@ fn tuned(cache: &Cache) -> Result<Kernel> {
         vmlinux,
         release: "tuned".into(),
         modules: None,
+        keep_signatures: false,
     })
 }
 
@@ -96,6 +99,7 @@ fn from_path(
             .unwrap_or_default(),
         vmlinux,
         modules: modules.map(Path::to_owned),
+        keep_signatures: true,
     })
 }
 

@@ -23,7 +23,7 @@ pub(crate) fn policy(component: &str, table: &Table, filters: &Filters, target: 
         table.summary
     ));
     if let Some(identity) = &table.identity {
-        let kind = camel(identity.value.kind.get_ref());
+        let kind = camel(&identity.value.kind);
         let why = &identity.value.why;
         line(format!(
             "identity: Reasoned {{ value: Identity::{kind}, why: {why:?} }},"
@@ -31,7 +31,7 @@ pub(crate) fn policy(component: &str, table: &Table, filters: &Filters, target: 
     }
     match &table.proc {
         Some(proc) => {
-            let kind = camel(proc.value.kind.get_ref());
+            let kind = camel(&proc.value.kind);
             let why = &proc.value.why;
             line(format!(
                 "proc: Some(Reasoned {{ value: Proc::{kind}, why: {why:?} }}),"

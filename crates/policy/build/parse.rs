@@ -14,8 +14,8 @@ struct File {
     summary: Option<String>,
     #[serde(default)]
     include: Vec<String>,
-    identity: Option<Kind>,
-    proc: Option<Kind>,
+    identity: Option<Spanned<Kind>>,
+    proc: Option<Spanned<Kind>>,
     landlock: Option<Landlock>,
     #[serde(default)]
     namespaces: BTreeMap<String, Spanned<String>>,
@@ -31,7 +31,7 @@ struct File {
 #[derive(Deserialize, Clone)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Kind {
-    pub(crate) kind: Spanned<String>,
+    pub(crate) kind: String,
     pub(crate) why: String,
 }
 
@@ -165,8 +165,7 @@ fn lay(source: &Source<'_>, file: File, table: &mut Table) -> Result<(), String>
         (file.proc, &mut table.proc),
     ] {
         if let Some(kind) = kind {
-            let place = source.place(kind.kind.span().start);
-            *slot = Some(Entry { value: kind, place });
+            *slot = Some(source.entry(kind, |kind| &kind.why)?);
         }
     }
     if let Some(landlock) = file.landlock {

@@ -1,0 +1,131 @@
+//! The host's side: starts this binary in a jail and hears what became of its orders.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+
+use handoff::Channel;
+use jailer::{Exit, Launch, Process};
+use libtest_mimic::Failed;
+use serde::{Deserialize, Serialize};
+
+/// What the component is called, and recognises itself by.
+pub(crate) const TITLE: &str = "hostile-stand-in";
+
+/// Longer than anything here takes.
+const SOON: Duration = Duration::from_secs(60);
+
+/// Every component that has a policy.
+pub(crate) const COMPONENTS: [&str; 3] = ["vmm", "dev-vsock", "dev-fs"];
+
+/// What the component is to be.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Order {
+    /// Whose policy it gets.
+    pub(crate) component: String,
+    /// Leave system calls unfiltered, to see whether the other layers hold.
+    pub(crate) unfiltered: bool,
+    /// The host's process id.
+    pub(crate) host: i32,
+}
+
+/// What it is to do once the jail is closed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) enum Deed {
+    /// One of `attempts`, by name.
+    Attempt(String),
+    /// One of `duties`, by name.
+    Duty(String),
+    /// Nothing; answer.
+    Nothing,
+}
+
+/// What became of a deed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// It worked.
+    Done,
+    /// It failed with this error.
+    Refused(i32),
+    /// The process was killed by this signal.
+    Killed(i32),
+}
+
+/// A component in its jail.
+pub(crate) struct Jailed {
+    pub(crate) process: Process,
+    channel: Channel,
+    log: File,
+    /// Holds `shared`, which the component gets as `root`, and `secret` beside it.
+    pub(crate) directory: tempfile::TempDir,
+}
+
+impl Jailed {
+    /// Starts this binary under the policy of `order`.
+    pub(crate) fn start(order: &Order) -> Result<Self, Failed> {
+        let policy = policy::component(&order.component).ok_or("no such policy")?;
+        let (host, component) = Channel::pair()?;
+        let directory = tempfile::tempdir()?;
+        std::fs::create_dir(directory.path().join("shared"))?;
+        std::fs::write(directory.path().join("shared/inside"), "inside")?;
+        std::fs::write(directory.path().join("secret"), "secret")?;
+        let root = File::open(directory.path().join("shared"))?;
+        let program = File::open(std::env::current_exe()?)?;
+        let (log, stderr) = std::io::pipe()?;
+        let process = jailer::spawn(Launch {
+            policy,
+            program: program.as_fd(),
+            title: TITLE,
+            stderr: stderr.as_fd(),
+            channel: component,
+        })?;
+        drop(stderr);
+        let mut jailed = Self {
+            process,
+            channel: host,
+            log: File::from(std::os::fd::OwnedFd::from(log)),
+            directory,
+        };
+        let resources: [(String, BorrowedFd<'_>); 1] = [("root".to_owned(), root.as_fd())];
+        handoff::start(&jailed.channel, order, &resources)?;
+        match handoff::await_ready(&jailed.channel, SOON) {
+            Ok(()) => Ok(jailed),
+            Err(error) => {
+                let exit = jailed.process.wait(Some(SOON))?;
+                Err(format!("{error}; {exit:?}; {}", jailed.log()?).into())
+            }
+        }
+    }
+
+    /// Has it do something.
+    pub(crate) fn perform(&mut self, deed: &Deed) -> Result<Outcome, Failed> {
+        self.channel.send(deed, &[])?;
+        self.channel.set_timeout(Some(SOON))?;
+        match self.channel.receive::<i32>()? {
+            Some((0, _)) => Ok(Outcome::Done),
+            Some((errno, _)) => Ok(Outcome::Refused(errno)),
+            None => match self.process.wait(Some(SOON))? {
+                Some(Exit::Signal(signal)) => Ok(Outcome::Killed(signal)),
+                other => Err(format!("it ended: {other:?}: {}", self.log()?).into()),
+            },
+        }
+    }
+
+    /// What it wrote to standard error. To be called once it ended.
+    pub(crate) fn log(&mut self) -> Result<String, Failed> {
+        let mut text = String::new();
+        self.log.read_to_string(&mut text)?;
+        Ok(text)
+    }
+}
+
+/// Starts a component, has it do one thing, and ends it.
+pub(crate) fn perform(component: &str, unfiltered: bool, deed: &Deed) -> Result<Outcome, Failed> {
+    let order = Order {
+        component: component.to_owned(),
+        unfiltered,
+        host: i32::try_from(std::process::id())?,
+    };
+    Jailed::start(&order)?.perform(deed)
+}
