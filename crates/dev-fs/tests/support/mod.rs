@@ -80,7 +80,8 @@ impl Device {
         let device = Path::new(env!("CARGO_BIN_EXE_crumble-dev-fs"));
         let child = Command::new("sh")
             .args(["-c", "ulimit -n $0; exec \"$@\"", &files.to_string()])
-            .arg(device.parent().unwrap().join("examples/unjailed"))
+            .arg(device.parent().unwrap().join("examples/serve"))
+            .arg("--unjailed")
             .args([path.as_os_str(), directory.as_os_str(), words.as_ref()])
             .stdin(Stdio::null())
             .spawn()
@@ -132,7 +133,7 @@ impl Device {
         let until = Instant::now() + PATIENCE;
         loop {
             let ended = self.ended().is_some();
-            match self.driver.queues[REQUESTS].wait(Duration::from_millis(50)) {
+            match self.driver.queues[REQUESTS].wait(Duration::from_millis(5)) {
                 Err(vq_driver::Error::Timeout) if !ended && Instant::now() < until => {}
                 result => return result,
             }
