@@ -30,7 +30,7 @@ use serde::{Deserialize, Serialize};
 
 pub use channel::Channel;
 pub use child::{Answer, Launched, Resources, launched};
-pub use parent::{await_ready, start};
+pub use parent::{await_ready, start, start_encoded};
 
 /// The descriptor at which a component finds its end of the channel.
 pub const CHANNEL_FD: i32 = 3;

@@ -20,12 +20,24 @@ pub fn start<C: Serialize>(
     config: &C,
     resources: &[(String, BorrowedFd<'_>)],
 ) -> Result<()> {
+    start_encoded(channel, wire::encode(config)?, resources)
+}
+
+/// As [`start`], for a configuration that is [`wire::encode`]d already.
+///
+/// # Errors
+/// As [`start`].
+pub fn start_encoded(
+    channel: &Channel,
+    config: Vec<u8>,
+    resources: &[(String, BorrowedFd<'_>)],
+) -> Result<()> {
     let names: Vec<String> = resources.iter().map(|(name, _)| name.clone()).collect();
     check_names(&names)?;
     let fds: Vec<BorrowedFd<'_>> = resources.iter().map(|(_, fd)| *fd).collect();
     let start = Start {
         version: VERSION,
-        config: wire::encode(config)?,
+        config,
         names,
     };
     channel.send(&start, &fds)

@@ -89,9 +89,10 @@ impl hv::Kicker for KvmKicker {
         let Some(thread @ 1..) = self.store(1) else {
             return;
         };
+        let process = std::process::id();
         // SAFETY: the call has no preconditions. Should the thread have ended and its number been
         // reused within this process, that thread runs `ignore`.
-        unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, SIGRTMIN()) };
+        unsafe { libc::syscall(libc::SYS_tgkill, process, thread, SIGRTMIN()) };
     }
 }
 

@@ -151,7 +151,7 @@ fn run(kvm: &Kvm) -> hv::Result<Verdict> {
             let failure = vcpu.emulation_failure()?;
             format!("it could not emulate {failure} in kernel mode")
         }
-        exit => format!("kernel mode ended in {}", exit.reason()),
+        exit => format!("kernel mode ended in {exit:?}"),
     };
     Ok(Verdict::Failed(verdict))
 }
@@ -161,7 +161,7 @@ fn page_tables() -> Vec<u8> {
     /// Present and writable; and for the last, a large page.
     const TABLE: u64 = 3;
     const LARGE: u64 = 0x83;
-    let entries = [TABLES + 0x1000 | TABLE, TABLES + 0x2000 | TABLE, LARGE];
+    let entries = [(TABLES + 0x1000) | TABLE, (TABLES + 0x2000) | TABLE, LARGE];
     let page = |entry: u64| {
         let mut page = vec![0; 0x1000];
         page.splice(..8, entry.to_le_bytes());

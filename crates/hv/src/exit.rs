@@ -46,21 +46,60 @@ pub enum Exit<'a> {
     Unknown(u32),
 }
 
-impl Exit<'_> {
-    /// A name for statistics.
+/// The kinds of [`Exit`], for statistics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ExitKind {
+    /// [`Exit::PioRead`].
+    PioRead,
+    /// [`Exit::PioWrite`].
+    PioWrite,
+    /// [`Exit::MmioRead`].
+    MmioRead,
+    /// [`Exit::MmioWrite`].
+    MmioWrite,
+    /// [`Exit::Interrupted`].
+    Interrupted,
+    /// All others: there is no more than one of them in a vCPU's life, or the host halts in user
+    /// space.
+    Other,
+}
+
+impl ExitKind {
+    /// All kinds, in the order of their discriminants.
+    pub const ALL: [Self; 6] = [
+        Self::PioRead,
+        Self::PioWrite,
+        Self::MmioRead,
+        Self::MmioWrite,
+        Self::Interrupted,
+        Self::Other,
+    ];
+
+    /// A name for people and machines.
     #[must_use]
-    pub const fn reason(&self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
-            Self::PioRead { .. } => "pio-read",
-            Self::PioWrite { .. } => "pio-write",
-            Self::MmioRead { .. } => "mmio-read",
-            Self::MmioWrite { .. } => "mmio-write",
-            Self::Halted => "halt",
-            Self::TripleFault => "triple-fault",
+            Self::PioRead => "pio-read",
+            Self::PioWrite => "pio-write",
+            Self::MmioRead => "mmio-read",
+            Self::MmioWrite => "mmio-write",
             Self::Interrupted => "interrupted",
-            Self::EmulationFailure => "emulation-failure",
-            Self::EntryFailure(_) => "entry-failure",
-            Self::Unknown(_) => "unknown",
+            Self::Other => "other",
+        }
+    }
+}
+
+impl Exit<'_> {
+    /// Its kind.
+    #[must_use]
+    pub const fn kind(&self) -> ExitKind {
+        match self {
+            Self::PioRead { .. } => ExitKind::PioRead,
+            Self::PioWrite { .. } => ExitKind::PioWrite,
+            Self::MmioRead { .. } => ExitKind::MmioRead,
+            Self::MmioWrite { .. } => ExitKind::MmioWrite,
+            Self::Interrupted => ExitKind::Interrupted,
+            _ => ExitKind::Other,
         }
     }
 }

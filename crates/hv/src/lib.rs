@@ -15,7 +15,7 @@ use std::{io, sync::Arc};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use vm_memory::GuestRegionMmap;
 
-pub use exit::Exit;
+pub use exit::{Exit, ExitKind};
 
 /// What can go wrong with a hypervisor.
 #[derive(Debug, thiserror::Error)]

@@ -36,6 +36,7 @@ pub use inside::{Access, Confined, Grant, confine};
 pub use outside::{Launch, spawn};
 pub use process::{Exit, Process};
 pub use subtree::subtree;
+pub use sys::landlock_abi;
 
 /// Why a component could not be started or confined.
 #[derive(Debug, thiserror::Error)]

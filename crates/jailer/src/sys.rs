@@ -340,3 +340,13 @@ pub(crate) fn restrict_mounts(tree: BorrowedFd<'_>, read_only: bool) -> io::Resu
     })
     .map(drop)
 }
+
+/// The version of Landlock that the kernel offers, 1 or more; none if it offers none
+/// (landlock_create_ruleset(2), `LANDLOCK_CREATE_RULESET_VERSION`).
+#[must_use]
+pub fn landlock_abi() -> Option<u32> {
+    const VERSION: c_long = 1;
+    // SAFETY: with this flag the kernel takes no pointer and only answers.
+    let abi = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, 0, 0, VERSION) };
+    u32::try_from(abi).ok().filter(|abi| *abi > 0)
+}

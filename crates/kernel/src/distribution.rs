@@ -5,16 +5,16 @@
 //! whole. Those who fetch hold a lock; those who find the link need none.
 
 use std::{
-    env, fs, io,
+    fs,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
 };
 
 use crate::{
     bzimage,
     cache::{Cache, TEMPORARY, temporary_name},
     error::{Error, Result, file},
+    package::{self, first_entry},
     resolve::{Kernel, unpack},
 };
 
@@ -67,7 +67,7 @@ pub(crate) fn resolve(cache: &Cache, progress: &mut dyn FnMut(&str)) -> Result<K
 }
 
 /// The kernel behind the link, at the price of a few system calls.
-fn cached(kernels: &Path) -> Option<Kernel> {
+pub(crate) fn cached(kernels: &Path) -> Option<Kernel> {
     let directory = kernels.join(fs::read_link(kernels.join("distribution")).ok()?);
     let release = fs::read_to_string(directory.join("release")).ok()?;
     let vmlinux = directory.join("vmlinux");
@@ -97,7 +97,7 @@ fn fetch(kernels: &Path, work: &Path, progress: &mut dyn FnMut(&str)) -> Result<
     let tree = work.join("tree");
     fs::create_dir_all(&tree).map_err(file("make the directory", &tree))?;
     progress(&format!("fetching {package}"));
-    let stem = download(&package, work, &tree)?;
+    let stem = package::unpack(&package, work, &tree)?;
     // Ubuntu keeps the modules in a package of their own.
     if modules_in(&tree).is_none() {
         let modules = dependency(&package, "linux-modules-")?.ok_or_else(|| Error::Package {
@@ -105,7 +105,7 @@ fn fetch(kernels: &Path, work: &Path, progress: &mut dyn FnMut(&str)) -> Result<
             what: "modules",
         })?;
         progress(&format!("fetching {modules}"));
-        download(&modules, work, &tree)?;
+        package::unpack(&modules, work, &tree)?;
     }
     progress("unpacking the kernel");
     let finished = work.join("finished");
@@ -149,14 +149,6 @@ fn modules_in(tree: &Path) -> Option<PathBuf> {
         .find_map(|path| first_entry(&tree.join(path), ""))
 }
 
-fn first_entry(directory: &Path, prefix: &str) -> Option<PathBuf> {
-    fs::read_dir(directory)
-        .ok()?
-        .flatten()
-        .find(|entry| entry.file_name().to_string_lossy().starts_with(prefix))
-        .map(|entry| entry.path())
-}
-
 /// The package of the current kernel.
 fn find_package() -> Result<String> {
     for name in PACKAGES {
@@ -171,7 +163,7 @@ fn find_package() -> Result<String> {
 
 /// The first package with this prefix that `package` depends on, if apt knows `package`.
 fn dependency(package: &str, prefix: &str) -> Result<Option<String>> {
-    let output = command(
+    let output = package::command(
         "apt-cache",
         &["depends", "--important", package],
         Path::new("."),
@@ -194,48 +186,4 @@ fn parse_dependency(text: &str, prefix: &str) -> Option<String> {
         })
         .find(|name| name.starts_with(prefix))
         .map(str::to_owned)
-}
-
-/// Downloads one package and unpacks it into `tree`; returns its file's name without the suffix,
-/// which names its exact version.
-fn download(package: &str, work: &Path, tree: &Path) -> Result<String> {
-    // As root, apt would want to download as another user, who may not write here.
-    let arguments = ["-q", "-o", "APT::Sandbox::User=root", "download", package];
-    command("apt-get", &arguments, work)?;
-    let archive = first_entry(work, &format!("{package}_")).ok_or_else(|| Error::Package {
-        package: package.to_owned(),
-        what: "archive",
-    })?;
-    let (from, to) = (archive.to_string_lossy(), tree.to_string_lossy());
-    command("dpkg-deb", &["-x", &from, &to], work)?;
-    let stem = archive.file_stem().unwrap_or_default();
-    Ok(stem.to_string_lossy().into_owned())
-}
-
-/// Runs a command and returns what it prints, in untranslated English.
-fn command(program: &str, arguments: &[&str], directory: &Path) -> Result<String> {
-    let failed = |reason: String| Error::Command {
-        command: format!("{program} {}", arguments.join(" ")),
-        reason,
-    };
-    let output = Command::new(program)
-        .args(arguments)
-        .current_dir(directory)
-        .env("LC_ALL", "C")
-        .env(
-            "PATH",
-            env::var_os("PATH").unwrap_or("/usr/bin:/bin".into()),
-        )
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => Error::NoApt,
-            _ => failed(error.to_string()),
-        })?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-    }
-    let words = String::from_utf8_lossy(&output.stderr);
-    let last = words.lines().rev().find(|line| !line.trim().is_empty());
-    Err(failed(last.unwrap_or("it gave no reason").to_owned()))
 }

@@ -22,12 +22,13 @@ mod distribution;
 mod error;
 mod initramfs;
 pub mod modules;
+pub mod package;
 mod resolve;
 
 pub use cache::Cache;
 pub use error::{Error, Result};
 pub use initramfs::{initramfs, setup_archive};
-pub use resolve::{Kernel, Source, resolve};
+pub use resolve::{Kernel, Source, cached, resolve};
 
 /// The modules that every machine of ours needs, each with its reason. What a kernel has built in
 /// costs nothing; what it does not have at all is an error.

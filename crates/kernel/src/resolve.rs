@@ -56,6 +56,12 @@ pub fn resolve(source: &Source, cache: &Cache, progress: &mut dyn FnMut(&str)) -
     }
 }
 
+/// The distribution's kernel if the cache has it.
+#[must_use]
+pub fn cached(cache: &Cache) -> Option<Kernel> {
+    distribution::cached(&cache.kernels())
+}
+
 fn tuned(cache: &Cache) -> Result<Kernel> {
     let vmlinux = cache.tuned();
     if !vmlinux.is_file() {

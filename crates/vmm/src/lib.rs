@@ -1,4 +1,8 @@
-//! The process that owns a machine's vCPUs and memory.
+//! The process that owns a machine's vCPUs and memory, and nothing else.
+//!
+//! [`process`] takes what the supervisor handed over, closes the jail, and serves the control
+//! channel; [`machine`] puts the machine together; a thread a vCPU runs [`vcpu`], whose accesses
+//! go to the [`bus`]. Devices are other processes, behind [`virtio`].
 
 #![forbid(unsafe_code)]
 #![warn(
@@ -9,4 +13,17 @@
     clippy::arithmetic_side_effects
 )]
 
+mod bus;
+mod counters;
+mod devices;
+mod error;
+mod machine;
+mod memory;
+mod power;
+mod process;
+mod serial;
+mod vcpu;
 pub mod virtio;
+
+pub use error::Error;
+pub use process::run;

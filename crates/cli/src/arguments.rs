@@ -1,0 +1,107 @@
+//! The command line.
+
+use std::{ffi::OsString, path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, builder::styling::Styles};
+use crumble::{Cpus, Hostname, Image, Memory, Share};
+
+/// Runs commands in microVMs whose devices are jailed processes.
+#[derive(Debug, Parser)]
+#[command(name = "crumble", version, styles = Styles::styled())]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Run a command in a new machine
+    Run(Run),
+    /// Say what this host can do, and what is missing
+    Doctor,
+}
+
+const RUN_EXAMPLES: &str = "\
+Examples:
+  crumble run host -- uname -a                 the host's own programs, in a guest
+  crumble run --share .:/src --workdir /src host -- make test
+  crumble run -it busybox                      a shell
+  crumble run --cpus 4 --memory 2G ./rootfs -- /bin/app
+
+The root file system is read-only below: what a command writes to it is gone with the machine.
+What it writes to a --share without :ro is written to the host.
+
+Exit codes:
+  the command's own, or 128 + N if signal N ended it
+  124  the command ran longer than --timeout
+  125  the machine could not be started, or ended before the command
+  126  the command cannot be executed
+  127  the command does not exist";
+
+/// What to run, and in what.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = RUN_EXAMPLES)]
+pub(crate) struct Run {
+    /// Number of virtual CPUs
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub(crate) cpus: Cpus,
+
+    /// Memory of the guest, as in 512M or 2G
+    #[arg(short, long, value_name = "SIZE", default_value = "512M")]
+    pub(crate) memory: Memory,
+
+    /// Show a directory of the host to the guest; :ro forbids writing
+    #[arg(short = 'v', long = "share", value_name = "HOST:GUEST[:ro]")]
+    pub(crate) shares: Vec<Share>,
+
+    /// Set a variable, or with K alone pass the caller's on
+    #[arg(short, long, value_name = "K[=V]")]
+    pub(crate) env: Vec<OsString>,
+
+    /// Working directory in the guest
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) workdir: Option<PathBuf>,
+
+    /// User and group in the guest, by name or number
+    #[arg(short, long, value_name = "USER[:GROUP]")]
+    pub(crate) user: Option<String>,
+
+    /// Host name of the guest
+    #[arg(long, value_name = "NAME")]
+    pub(crate) hostname: Option<Hostname>,
+
+    /// Give the command a terminal
+    #[arg(short, long)]
+    pub(crate) tty: bool,
+
+    /// Pass standard input on to the command
+    #[arg(short, long)]
+    pub(crate) interactive: bool,
+
+    /// End the machine after this long, as in 30s or 5m
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub(crate) timeout: Option<Duration>,
+
+    /// A kernel file, ELF or bzImage with its drivers built in, instead of the distribution's
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kernel: Option<PathBuf>,
+
+    /// Show the guest's serial console on standard error
+    #[arg(long)]
+    pub(crate) console: bool,
+
+    /// Print on standard error how long each phase took
+    #[arg(long)]
+    pub(crate) timings: bool,
+
+    /// Print on standard error what the machine's processes cost, and the VMM's exits by reason
+    #[arg(long)]
+    pub(crate) stats: bool,
+
+    /// host, busybox, or a directory (with a leading / or ./)
+    pub(crate) image: Image,
+
+    /// The command and its arguments; a shell if there is none
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) command: Vec<OsString>,
+}

@@ -1,0 +1,30 @@
+//! The `crumble` command: commands in microVMs.
+
+#![forbid(unsafe_code)]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "it talks to people on their terminal"
+)]
+
+mod arguments;
+mod doctor;
+mod measure;
+mod report;
+mod run;
+mod signals;
+mod terminal;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use arguments::{Arguments, Verb};
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().verb {
+        Verb::Run(run) => run::run(run),
+        Verb::Doctor => Ok(doctor::doctor()),
+    };
+    done.unwrap_or_else(|failure| failure.report())
+}

@@ -1,0 +1,104 @@
+//! Failures and how they end the process.
+
+use std::{error::Error, io::IsTerminal, iter, process::ExitCode};
+
+use nix::sys::signal::Signal;
+
+/// Exit codes as podman, docker, timeout(1) and the shells have them.
+pub(crate) mod code {
+    /// The time was up.
+    pub(crate) const TIMEOUT: u8 = 124;
+    /// The machine failed.
+    pub(crate) const MACHINE: u8 = 125;
+    /// The command cannot be executed.
+    pub(crate) const NOT_EXECUTABLE: u8 = 126;
+    /// The command does not exist.
+    pub(crate) const NOT_FOUND: u8 = 127;
+}
+
+/// Why `crumble` did not do what it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// The machine or the command in it.
+    #[error(transparent)]
+    Machine(#[from] crumble::Error),
+    /// The command ran too long.
+    #[error("the command ran longer than {0} and was ended")]
+    Timeout(humantime::FormattedDuration),
+    /// `-t` without a terminal.
+    #[error("--tty needs a terminal, and standard input is none; leave out -t, or use -i alone")]
+    NoTerminal,
+    /// The thread that ran the machine panicked, and has said why.
+    #[error("the machine's thread ended unexpectedly")]
+    Worker,
+    /// The system refused something.
+    #[error("cannot {what}")]
+    System {
+        /// What was attempted.
+        what: &'static str,
+        /// The reason.
+        source: std::io::Error,
+    },
+}
+
+impl Failure {
+    /// Prints the failure with its causes, and returns the code to exit with.
+    pub(crate) fn report(&self) -> ExitCode {
+        let causes = iter::successors(self.source(), |error| (*error).source());
+        let text = iter::once(self.to_string())
+            .chain(causes.map(ToString::to_string))
+            .collect::<Vec<_>>()
+            .join(": ");
+        let mark = paint("crumble:", RED);
+        eprintln!("{mark} {text}");
+        ExitCode::from(self.code())
+    }
+
+    fn code(&self) -> u8 {
+        use crumble::FailureKind;
+        match self {
+            Self::Timeout(_) => code::TIMEOUT,
+            Self::Machine(error) => match error.refusal() {
+                Some(FailureKind::NotFound) => code::NOT_FOUND,
+                Some(FailureKind::NotExecutable) => code::NOT_EXECUTABLE,
+                _ => code::MACHINE,
+            },
+            Self::NoTerminal | Self::Worker | Self::System { .. } => code::MACHINE,
+        }
+    }
+}
+
+pub(crate) const RED: u8 = 31;
+pub(crate) const GREEN: u8 = 32;
+pub(crate) const YELLOW: u8 = 33;
+
+/// `text` in a colour (ECMA-48 SGR parameter) if standard error is a terminal that wants it.
+pub(crate) fn paint(text: &str, colour: u8) -> String {
+    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    if plain || !std::io::stderr().is_terminal() {
+        return text.to_owned();
+    }
+    format!("\x1b[{colour}m{text}\x1b[0m")
+}
+
+/// The code of a process that `signal` ended.
+pub(crate) fn signal_code(signal: i32) -> u8 {
+    u8::try_from(signal)
+        .ok()
+        .and_then(|number| number.checked_add(128))
+        .unwrap_or(u8::MAX)
+}
+
+/// The code for what a command did.
+pub(crate) fn status_code(status: crumble::ExitStatus) -> u8 {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => code,
+        (None, Some(signal)) => signal_code(signal),
+        (None, None) => code::MACHINE,
+    }
+}
+
+/// The name of a signal, for people.
+pub(crate) fn signal_name(number: i32) -> String {
+    Signal::try_from(number).map_or_else(|_| format!("signal {number}"), |s| s.to_string())
+}

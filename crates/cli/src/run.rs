@@ -1,0 +1,263 @@
+//! `crumble run`.
+
+use std::{
+    env,
+    ffi::{OsStr, OsString},
+    io::{self, IsTerminal},
+    os::unix::ffi::OsStrExt,
+    process::ExitCode,
+    sync::mpsc::{self, Receiver, RecvTimeoutError, Sender},
+    thread,
+    time::{Duration, Instant},
+};
+
+use crumble::{Command, ExitStatus, Machine, Remote, Size, Stdio};
+use indicatif::ProgressBar;
+use signal_hook::consts::SIGWINCH;
+
+use crate::{
+    arguments::Run,
+    measure,
+    report::{Failure, signal_code, signal_name, status_code},
+    signals,
+    terminal::{self, Raw},
+};
+
+/// So many requests to end in a row end the machine, whatever the command makes of them.
+const PATIENCE: u32 = 3;
+
+/// What the main thread hears.
+enum Message {
+    /// This process got a signal.
+    Signal(i32),
+    /// The command runs, and this controls it.
+    Running(Remote),
+    /// The command ended, or never began.
+    Done(Result<Ran, Failure>),
+}
+
+/// A command that ran to its end.
+struct Ran {
+    machine: Machine,
+    status: ExitStatus,
+    took: Duration,
+}
+
+/// Runs a command in a new machine and returns the code to exit with.
+///
+/// The machine is started, and its command waited for, on a thread beside this one, so that
+/// signals and the time limit are heeded at any moment. Whenever this returns the process ends,
+/// and the kernel ends with it what is left of the machine.
+pub(crate) fn run(options: Run) -> Result<ExitCode, Failure> {
+    let began = Instant::now();
+    let deadline = options.timeout.and_then(|limit| began.checked_add(limit));
+    let size = options
+        .tty
+        .then(|| terminal::size().ok_or(Failure::NoTerminal));
+    let size = size.transpose()?;
+    let (tell, messages) = mpsc::channel();
+    forward_signals(tell.clone()).map_err(system("catch signals"))?;
+    let worker = {
+        let options = options.clone();
+        move || {
+            let done = work(&options, size, &tell);
+            // Nobody listens any more if the process is about to end.
+            let _ = tell.send(Message::Done(done));
+        }
+    };
+    thread::Builder::new()
+        .name("run".to_owned())
+        .spawn(worker)
+        .map_err(system("start a thread"))?;
+    match attend(&messages, deadline, options.tty)? {
+        Attended::Signalled(signal) => {
+            eprintln!("crumble: ended by {}", signal_name(signal));
+            Ok(ExitCode::from(signal_code(signal)))
+        }
+        Attended::TimedOut => {
+            let limit = options.timeout.unwrap_or_default();
+            Err(Failure::Timeout(humantime::format_duration(limit)))
+        }
+        Attended::Ran(ran) => {
+            let teardown = finish(&options, &ran)?;
+            if options.timings {
+                measure::timings(&ran.machine, ran.took, teardown);
+            }
+            Ok(ExitCode::from(status_code(ran.status)))
+        }
+    }
+}
+
+fn forward_signals(tell: Sender<Message>) -> io::Result<()> {
+    signals::catch(move |signal| {
+        let _ = tell.send(Message::Signal(signal));
+    })
+}
+
+/// Starts the machine and its command, and waits for the command.
+fn work(options: &Run, size: Option<Size>, tell: &Sender<Message>) -> Result<Ran, Failure> {
+    let machine = start(options)?;
+    let began = Instant::now();
+    let mut child = command(options, size, &machine).spawn()?;
+    let _ = tell.send(Message::Running(child.remote()?));
+    let status = child.wait()?;
+    Ok(Ran {
+        machine,
+        status,
+        took: began.elapsed(),
+    })
+}
+
+fn start(options: &Run) -> Result<Machine, Failure> {
+    let spinner = ProgressBar::new_spinner();
+    let mut builder = Machine::builder(options.image.clone())
+        .cpus(options.cpus)
+        .memory(options.memory)
+        .progress({
+            let spinner = spinner.clone();
+            move |text| progress(&spinner, text)
+        });
+    for share in &options.shares {
+        builder = builder.share(share.clone());
+    }
+    if let Some(kernel) = &options.kernel {
+        builder = builder.kernel(kernel);
+    }
+    if let Some(hostname) = &options.hostname {
+        builder = builder.hostname(hostname.clone());
+    }
+    if options.console {
+        builder = builder.console(io::stderr());
+    }
+    let machine = builder.start();
+    spinner.finish_and_clear();
+    Ok(machine?)
+}
+
+/// A moving line on a terminal, plain lines elsewhere.
+fn progress(spinner: &ProgressBar, text: &str) {
+    if io::stderr().is_terminal() {
+        spinner.enable_steady_tick(Duration::from_millis(100));
+        spinner.set_message(text.to_owned());
+    } else {
+        eprintln!("crumble: {text}");
+    }
+}
+
+fn command<'m>(options: &Run, size: Option<Size>, machine: &'m Machine) -> Command<'m> {
+    let shell = [OsString::from("sh")];
+    let words = if options.command.is_empty() {
+        &shell[..]
+    } else {
+        &options.command
+    };
+    let (program, arguments) = words.split_first().unwrap_or((&shell[0], &[]));
+    let mut command = machine.command(program);
+    command.args(arguments);
+    for variable in &options.env {
+        if let Some((key, value)) = variable_of(variable) {
+            command.env(key, value);
+        }
+    }
+    if let Some(directory) = &options.workdir {
+        command.current_dir(directory);
+    }
+    if let Some(user) = &options.user {
+        command.user(user);
+    }
+    if let Some(size) = size {
+        command.terminal(size.rows, size.columns);
+        if let Some(term) = env::var_os("TERM") {
+            command.env("TERM", term);
+        }
+    } else if !options.interactive && io::stdin().is_terminal() {
+        // Without -i the terminal stays the caller's; a pipe or a file is there to be read.
+        command.stdin(Stdio::Null);
+    }
+    command
+}
+
+/// `K=V`, or the caller's own value of `K`, if it has one.
+fn variable_of(text: &OsStr) -> Option<(OsString, OsString)> {
+    let bytes = text.as_bytes();
+    match bytes.iter().position(|byte| *byte == b'=') {
+        Some(at) => {
+            let (key, value) = bytes.split_at(at);
+            let value = value.get(1..).unwrap_or_default();
+            Some((
+                OsStr::from_bytes(key).into(),
+                OsStr::from_bytes(value).into(),
+            ))
+        }
+        None => env::var_os(text).map(|value| (text.to_owned(), value)),
+    }
+}
+
+/// How the wait for a command ended.
+enum Attended {
+    Signalled(i32),
+    TimedOut,
+    Ran(Ran),
+}
+
+/// Waits for the command, passing signals and sizes on to it.
+fn attend(
+    messages: &Receiver<Message>,
+    deadline: Option<Instant>,
+    tty: bool,
+) -> Result<Attended, Failure> {
+    let mut running: Option<Remote> = None;
+    let mut raw = None;
+    let mut requests = 0;
+    loop {
+        let message = match deadline {
+            None => messages.recv().map_err(RecvTimeoutError::from),
+            Some(at) => messages.recv_timeout(at.saturating_duration_since(Instant::now())),
+        };
+        match message {
+            Err(RecvTimeoutError::Timeout) => return Ok(Attended::TimedOut),
+            Err(RecvTimeoutError::Disconnected) => return Err(Failure::Worker),
+            Ok(Message::Done(done)) => {
+                drop(raw);
+                return done.map(Attended::Ran);
+            }
+            Ok(Message::Running(remote)) => {
+                if tty {
+                    raw = Some(Raw::enter().map_err(system("prepare the terminal"))?);
+                }
+                running = Some(remote);
+            }
+            Ok(Message::Signal(signal)) => {
+                requests += u32::from(signals::ends(signal));
+                match &running {
+                    Some(remote) if requests < PATIENCE => pass_on(remote, signal),
+                    _ if signals::ends(signal) => return Ok(Attended::Signalled(signal)),
+                    _ => {}
+                }
+            }
+        }
+    }
+}
+
+/// A guest that is gone gets no signals, and its end is reported by other means.
+fn pass_on(remote: &Remote, signal: i32) {
+    let _ = match (signal, terminal::size()) {
+        (SIGWINCH, Some(size)) => remote.resize(size),
+        (SIGWINCH, None) => Ok(()),
+        _ => remote.signal(signal),
+    };
+}
+
+/// Ends the machine in good order, and tells how long that took.
+fn finish(options: &Run, ran: &Ran) -> Result<Duration, Failure> {
+    if options.stats {
+        measure::stats(&ran.machine)?;
+    }
+    let began = Instant::now();
+    ran.machine.shutdown()?;
+    Ok(began.elapsed())
+}
+
+fn system(what: &'static str) -> impl FnOnce(io::Error) -> Failure {
+    move |source| Failure::System { what, source }
+}

@@ -1,0 +1,17 @@
+//! Runs a command in a machine of its own and prints what it says.
+
+use std::{env, error::Error};
+
+use crumble::Machine;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let mut builder = Machine::builder("host".parse()?).memory("256M".parse()?);
+    if let Some(programs) = env::args_os().nth(1) {
+        builder = builder.programs(programs);
+    }
+    let machine = builder.start()?;
+    let output = machine.command("uname").arg("-a").output()?;
+    println!("{}: {}", output.status, String::from_utf8_lossy(&output.stdout));
+    machine.shutdown()?;
+    Ok(())
+}

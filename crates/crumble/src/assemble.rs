@@ -1,0 +1,189 @@
+//! From the description of a machine to open files.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, Write},
+    os::{fd::OwnedFd, unix::fs::OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use kernel::{Cache, Kernel, Source};
+use nix::{fcntl::OFlag, sys::memfd::MFdFlags};
+use supervisor::{Device, Plan, Programs};
+use wire::{
+    agent::{READY_PORT, Root, Setup, VERSION},
+    fs,
+};
+
+use crate::{Error, Image, MachineSpec, busybox, host};
+
+/// What the kernel is told. The serial port is there for its last words, so it says nothing else;
+/// a panic ends the machine at once; there is nothing to probe for that the machine does not have.
+const COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1 reboot=acpi tsc=reliable \
+    no_timer_check random.trust_cpu=on";
+
+/// With the console shown, the kernel talks.
+const TALKATIVE_COMMAND_LINE: &str = "console=ttyS0 loglevel=7 panic=-1 reboot=acpi tsc=reliable \
+    no_timer_check random.trust_cpu=on";
+
+/// The tag of the root file system's device.
+const ROOT_TAG: &str = "root";
+
+/// The first context id that is not taken (virtio 1.2, section 5.10.4). Context ids only name a
+/// guest within its own vsock device, and each machine has one of its own.
+const GUEST_CID: u64 = 3;
+
+/// Opens everything that the machine needs.
+pub(crate) fn plan(
+    spec: &MachineSpec,
+    console: Option<Box<dyn Write + Send>>,
+    programs: Option<PathBuf>,
+    progress: &mut dyn FnMut(&str),
+) -> Result<Plan, Error> {
+    let kvm = host::open_kvm()?;
+    host::check_memory(spec.memory)?;
+    let programs = Programs::in_directory(programs.map_or_else(own_directory, Ok)?);
+    let cache = Cache::of_user().map_err(Error::Kernel)?;
+    let (setup, devices) = file_systems(spec, &cache)?;
+    let kernel = resolve(spec, &cache, progress)?;
+    let initramfs = initramfs(&kernel, &programs, &setup, &cache)?;
+    let line = if console.is_some() {
+        TALKATIVE_COMMAND_LINE
+    } else {
+        COMMAND_LINE
+    };
+    Ok(Plan {
+        programs,
+        kvm,
+        kernel: open(&kernel.vmlinux)?,
+        initramfs,
+        cpus: spec.cpus.get(),
+        memory: spec.memory.bytes(),
+        command_line: line.to_owned(),
+        devices,
+        vsock: Some(wire::vsock::Config {
+            guest_cid: GUEST_CID,
+            accept_ports: vec![READY_PORT],
+        }),
+        console,
+    })
+}
+
+/// The programs lie beside the running one.
+pub(crate) fn own_directory() -> Result<PathBuf, Error> {
+    let program = std::env::current_exe().map_err(|source| Error::Open {
+        path: "/proc/self/exe".into(),
+        source,
+    })?;
+    Ok(program.parent().unwrap_or(Path::new("/")).to_owned())
+}
+
+/// What the agent mounts, and the devices that serve it.
+fn file_systems(spec: &MachineSpec, cache: &Cache) -> Result<(Setup, Vec<Device>), Error> {
+    let root = match &spec.image {
+        Image::Host => PathBuf::from("/"),
+        Image::Busybox => busybox::root(cache.root())?,
+        Image::Directory(path) => path.clone(),
+    };
+    let mut devices = vec![fs_device(ROOT_TAG, &root, true)?];
+    let mut shares = Vec::new();
+    for (index, share) in spec.shares.iter().enumerate() {
+        let tag = format!("share{index}");
+        devices.push(fs_device(&tag, &share.host, share.read_only)?);
+        shares.push(wire::agent::Share {
+            tag,
+            path: share.guest.clone(),
+            read_only: share.read_only,
+        });
+    }
+    let setup = Setup {
+        version: VERSION,
+        hostname: spec.hostname.as_str().to_owned(),
+        root: Root::Overlay {
+            tag: ROOT_TAG.to_owned(),
+        },
+        shares,
+    };
+    Ok((setup, devices))
+}
+
+fn fs_device(tag: &str, directory: &Path, read_only: bool) -> Result<Device, Error> {
+    let fd = open_directory(directory).map_err(|source| Error::Directory {
+        path: directory.to_owned(),
+        source,
+    })?;
+    let config = fs::Config {
+        tag: tag.to_owned(),
+        read_only,
+        cache: fs::Cache::Auto,
+        writeback: false,
+        threads: 0,
+        xattr: true,
+        // Overlayfs refuses directories on which another file system is mounted.
+        submounts: false,
+        ids: host::ids(read_only),
+    };
+    Ok(Device::fs(&config, fd).map_err(supervisor::Error::from)?)
+}
+
+/// Without reading rights on it yet: what the device may do it does by its own.
+fn open_directory(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags.bits())
+        .open(path)?;
+    Ok(file.into())
+}
+
+fn resolve(
+    spec: &MachineSpec,
+    cache: &Cache,
+    progress: &mut dyn FnMut(&str),
+) -> Result<Kernel, Error> {
+    let source = match &spec.kernel {
+        Some(path) => Source::Path {
+            kernel: path.clone(),
+            modules: None,
+        },
+        None => Source::Distribution,
+    };
+    kernel::resolve(&source, cache, progress).map_err(Error::Kernel)
+}
+
+/// The part that all machines with this kernel share, then what is this machine's own.
+fn initramfs(
+    kernel: &Kernel,
+    programs: &Programs,
+    setup: &Setup,
+    cache: &Cache,
+) -> Result<Vec<OwnedFd>, Error> {
+    let agent = programs.path("crumble-agent")?;
+    let shared =
+        kernel::initramfs(kernel, &agent, kernel::MACHINE_MODULES, cache).map_err(Error::Kernel)?;
+    let own = kernel::setup_archive(setup).map_err(Error::Kernel)?;
+    Ok(vec![open(&shared)?, in_memory(&own)?])
+}
+
+fn open(path: &Path) -> Result<OwnedFd, Error> {
+    let file = File::open(path).map_err(|source| Error::Open {
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok(file.into())
+}
+
+fn in_memory(bytes: &[u8]) -> Result<OwnedFd, Error> {
+    let made = nix::sys::memfd::memfd_create("crumble-setup", MFdFlags::MFD_CLOEXEC);
+    let write = |fd: OwnedFd| {
+        let mut file = File::from(fd);
+        file.write_all(bytes)?;
+        Ok::<OwnedFd, io::Error>(file.into())
+    };
+    made.map_err(io::Error::from)
+        .and_then(write)
+        .map_err(|source| Error::Open {
+            path: "a memory file".into(),
+            source,
+        })
+}

@@ -1,0 +1,89 @@
+//! What can go wrong with a machine, in words for whoever started it.
+
+use std::{io, path::PathBuf, sync::Arc};
+
+use agent_client::FailureKind;
+
+/// What can go wrong with a machine.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The description of the machine makes no sense.
+    #[error(transparent)]
+    Spec(#[from] spec::Error),
+    /// This host cannot run machines.
+    #[error(transparent)]
+    Kvm(#[from] crate::host::KvmError),
+    /// The machine wants more memory than the host has.
+    #[error("the machine wants {wanted}, but this host has {} MiB of memory", available >> 20)]
+    HostMemory {
+        /// What was asked for.
+        wanted: spec::Memory,
+        /// What the host has in all, in bytes.
+        available: u64,
+    },
+    /// A directory that the guest is to see cannot be opened.
+    #[error("cannot share {}", path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// There is no kernel to boot.
+    #[error("no kernel for the guest")]
+    Kernel(#[source] kernel::Error),
+    /// There is no static busybox.
+    #[error("the busybox image needs a static busybox")]
+    Busybox(#[source] kernel::Error),
+    /// The cache could not be written.
+    #[error("cannot write to the cache, {}", path.display())]
+    Cache {
+        /// What was to be written.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// A file could not be opened or made.
+    #[error("cannot open {}", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The machine did not start, or ended.
+    #[error(transparent)]
+    Machine(Arc<supervisor::Error>),
+    /// A command could not be run, or the conversation with the guest failed.
+    #[error(transparent)]
+    Agent(#[from] agent_client::Error),
+    /// A stream of a command failed.
+    #[error("a stream of the command failed")]
+    Stream(#[source] io::Error),
+    /// A thread could not be started.
+    #[error("cannot start a thread")]
+    Thread(#[source] io::Error),
+}
+
+impl From<supervisor::Error> for Error {
+    fn from(error: supervisor::Error) -> Self {
+        Self::Machine(Arc::new(error))
+    }
+}
+
+impl From<Arc<supervisor::Error>> for Error {
+    fn from(error: Arc<supervisor::Error>) -> Self {
+        Self::Machine(error)
+    }
+}
+
+impl Error {
+    /// The guest's reason why a command did not start, if this is one.
+    #[must_use]
+    pub const fn refusal(&self) -> Option<FailureKind> {
+        match self {
+            Self::Agent(agent_client::Error::Refused { kind, .. }) => Some(*kind),
+            _ => None,
+        }
+    }
+}

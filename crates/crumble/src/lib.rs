@@ -1,0 +1,30 @@
+//! Machines, embedded the way [`std::process`] embeds programs.
+//!
+//! ```no_run
+//! # fn main() -> Result<(), crumble::Error> {
+//! let machine = crumble::Machine::builder("host".parse()?).start()?;
+//! let output = machine.command("uname").arg("-a").output()?;
+//! println!("{}", String::from_utf8_lossy(&output.stdout));
+//! machine.shutdown()?;
+//! # Ok(())
+//! # }
+//! ```
+
+#![forbid(unsafe_code)]
+
+mod assemble;
+mod busybox;
+mod command;
+mod error;
+pub mod host;
+mod machine;
+mod stdio;
+
+pub use agent_client::{FailureKind, Remote, Size};
+pub use command::{Child, Command, ExitStatus, Output};
+pub use error::Error;
+pub use machine::{Builder, Machine};
+pub use spec::{Cpus, Hostname, Image, MachineSpec, Memory, Share};
+pub use stdio::Stdio;
+pub use supervisor::{ProcessInfo, Timings};
+pub use wire::vmm::{End, Stats};

@@ -1,0 +1,227 @@
+//! A machine from its description to its end.
+
+use std::{
+    ffi::OsStr,
+    fmt, io,
+    io::Write,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use agent_client::{Client, Shutdown};
+
+use crate::{
+    Command, Cpus, End, Error, Hostname, Image, MachineSpec, Memory, ProcessInfo, Share, Stats,
+    Timings, assemble,
+};
+
+/// How long a guest has to come up if nothing else is said. A stock kernel takes a second or two;
+/// emulated hardware takes ten times that.
+const BOOT_LIMIT: Duration = Duration::from_secs(60);
+
+/// How long a guest has to stop its processes and sync when it is asked to end.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(15);
+
+/// The description of a machine, being put together.
+pub struct Builder {
+    spec: MachineSpec,
+    console: Option<Box<dyn Write + Send>>,
+    programs: Option<PathBuf>,
+    boot_limit: Duration,
+    progress: Box<dyn FnMut(&str)>,
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("Builder");
+        debug.field("spec", &self.spec).finish_non_exhaustive()
+    }
+}
+
+impl Builder {
+    /// Number of vCPUs; 1 if this is not called.
+    #[must_use]
+    pub fn cpus(mut self, cpus: Cpus) -> Self {
+        self.spec.cpus = cpus;
+        self
+    }
+
+    /// Guest memory; 512 MiB if this is not called.
+    #[must_use]
+    pub fn memory(mut self, memory: Memory) -> Self {
+        self.spec.memory = memory;
+        self
+    }
+
+    /// Adds a directory of the host that the guest sees.
+    #[must_use]
+    pub fn share(mut self, share: Share) -> Self {
+        self.spec.shares.push(share);
+        self
+    }
+
+    /// A kernel file, ELF or bzImage, instead of the distribution's. Its drivers must be built in.
+    #[must_use]
+    pub fn kernel(mut self, path: impl Into<PathBuf>) -> Self {
+        self.spec.kernel = Some(path.into());
+        self
+    }
+
+    /// The guest's host name; `crumble` if this is not called.
+    #[must_use]
+    pub fn hostname(mut self, hostname: Hostname) -> Self {
+        self.spec.hostname = hostname;
+        self
+    }
+
+    /// Where the guest's serial console goes.
+    #[must_use]
+    pub fn console(mut self, sink: impl Write + Send + 'static) -> Self {
+        self.console = Some(Box::new(sink));
+        self
+    }
+
+    /// The directory with `crumble-vmm` and its like; without, that of the running program.
+    #[must_use]
+    pub fn programs(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.programs = Some(directory.into());
+        self
+    }
+
+    /// How long the guest has to come up; 60 seconds if this is not called.
+    #[must_use]
+    pub fn boot_limit(mut self, limit: Duration) -> Self {
+        self.boot_limit = limit;
+        self
+    }
+
+    /// Is told of work that takes long: fetching and unpacking a kernel.
+    #[must_use]
+    pub fn progress(mut self, report: impl FnMut(&str) + 'static) -> Self {
+        self.progress = Box::new(report);
+        self
+    }
+
+    /// Starts the machine and waits until it can run commands.
+    ///
+    /// # Errors
+    /// What is missing on this host, or why the guest did not come up.
+    pub fn start(self) -> Result<Machine, Error> {
+        let Self {
+            spec,
+            console,
+            programs,
+            boot_limit,
+            mut progress,
+        } = self;
+        let began = Instant::now();
+        let plan = assemble::plan(&spec, console, programs, &mut *progress)?;
+        let prepared = began.elapsed();
+        let inner = Arc::new(supervisor::Machine::start(plan)?);
+        let agent = Client::new({
+            let inner = Arc::downgrade(&inner);
+            move |port| {
+                let machine = inner.upgrade().ok_or(io::ErrorKind::NotConnected)?;
+                machine.connect(port).map_err(io::Error::other)
+            }
+        });
+        inner.wait_ready(boot_limit)?;
+        Ok(Machine {
+            agent,
+            inner,
+            prepared,
+        })
+    }
+}
+
+/// A running machine. Dropping it ends it at once, as if its power failed; see
+/// [`Machine::shutdown`].
+#[derive(Debug)]
+pub struct Machine {
+    agent: Client,
+    inner: Arc<supervisor::Machine>,
+    prepared: Duration,
+}
+
+impl Machine {
+    /// Begins the description of a machine that runs `image`.
+    #[must_use]
+    pub fn builder(image: Image) -> Builder {
+        Builder {
+            spec: MachineSpec::new(image),
+            console: None,
+            programs: None,
+            boot_limit: BOOT_LIMIT,
+            progress: Box::new(|_| {}),
+        }
+    }
+
+    /// A command to be run in this machine.
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command<'_> {
+        Command::new(self, program.as_ref())
+    }
+
+    /// Asks the guest to end, and waits for it: it stops its processes, syncs its file systems
+    /// and powers off. If it has not within 15 seconds it is [`End::Killed`].
+    ///
+    /// # Errors
+    /// If the guest does not answer, or the machine ended otherwise.
+    pub fn shutdown(&self) -> Result<End, Error> {
+        self.agent.shutdown(Shutdown::PowerOff, SHUTDOWN_LIMIT)?;
+        match self.inner.wait_timeout(SHUTDOWN_LIMIT) {
+            Some(end) => Ok(end?),
+            None => {
+                self.inner.kill();
+                Ok(self.inner.wait()?)
+            }
+        }
+    }
+
+    /// Waits until the machine ends by itself.
+    ///
+    /// # Errors
+    /// Why it ended, if not by its guest.
+    pub fn wait(&self) -> Result<End, Error> {
+        Ok(self.inner.wait()?)
+    }
+
+    /// Whether and how the machine has ended.
+    ///
+    /// # Errors
+    /// Why it ended, if not by its guest.
+    pub fn try_wait(&self) -> Result<Option<End>, Error> {
+        let ended = self.inner.wait_timeout(Duration::ZERO);
+        Ok(ended.transpose()?)
+    }
+
+    /// The VMM's counters.
+    ///
+    /// # Errors
+    /// If the machine has ended.
+    pub fn stats(&self) -> Result<Stats, Error> {
+        Ok(self.inner.stats()?)
+    }
+
+    /// The machine's processes on this host, the VMM first.
+    #[must_use]
+    pub fn processes(&self) -> Vec<ProcessInfo> {
+        self.inner.processes()
+    }
+
+    /// How long it took to find, fetch and open all that the machine is made from.
+    #[must_use]
+    pub const fn prepared(&self) -> Duration {
+        self.prepared
+    }
+
+    /// When the machine reached which point, counted from when [`Machine::prepared`] was over.
+    #[must_use]
+    pub fn timings(&self) -> Timings {
+        self.inner.timings()
+    }
+
+    pub(crate) const fn agent(&self) -> &Client {
+        &self.agent
+    }
+}

@@ -1,0 +1,149 @@
+//! One process of a machine, from its launch to its end.
+
+use std::{
+    fs::File,
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    time::{Duration, Instant},
+};
+
+use handoff::Channel;
+use jailer::{Launch, Process};
+use nix::fcntl::OFlag;
+
+use crate::{Error, LastWords, Programs, tail::Tail};
+
+/// How long a component has to say that it is ready. Generous: an overloaded host is slow, and a
+/// component that is stuck costs nothing but this wait.
+const READY_WITHIN: Duration = Duration::from_secs(30);
+
+/// A running component.
+pub(crate) struct Component {
+    pub(crate) name: String,
+    pub(crate) process: Process,
+    pub(crate) channel: Channel,
+    /// False when the component has closed its end.
+    pub(crate) channel_open: bool,
+    /// Set until the component has said that it is ready.
+    pub(crate) due: Option<Instant>,
+    /// The process has ended and been waited for.
+    pub(crate) gone: bool,
+    log: Option<File>,
+    tail: Tail,
+}
+
+/// What a component is started with.
+pub(crate) struct Start<'a> {
+    pub(crate) name: &'a str,
+    /// Names the policy, and after `crumble-` the program.
+    pub(crate) component: &'a str,
+    /// Encoded.
+    pub(crate) config: Vec<u8>,
+    pub(crate) resources: Vec<(String, BorrowedFd<'a>)>,
+    /// Our end of the control channel and the component's.
+    pub(crate) channel: (Channel, Channel),
+}
+
+impl Component {
+    /// Starts a process in its jail and sends it its start message, without waiting for an answer.
+    pub(crate) fn start(programs: &Programs, start: Start<'_>) -> Result<Self, Error> {
+        let policy = policy::component(start.component)
+            .ok_or_else(|| Error::Policy(start.component.to_owned()))?;
+        let program = programs.open(&format!("crumble-{}", start.component))?;
+        let (log, log_end) = pipe().map_err(|source| Error::System {
+            what: "make a pipe for a component's log",
+            source,
+        })?;
+        let (ours, theirs) = start.channel;
+        let process = jailer::spawn(Launch {
+            policy,
+            program: program.as_fd(),
+            title: &format!("crumble-{}: {}", start.component, start.name),
+            stderr: log_end.as_fd(),
+            channel: theirs,
+        })
+        .map_err(|source| Error::Spawn {
+            name: start.name.to_owned(),
+            source,
+        })?;
+        handoff::start_encoded(&ours, start.config, &start.resources).map_err(|source| {
+            Error::Channel {
+                name: start.name.to_owned(),
+                source,
+            }
+        })?;
+        Ok(Self {
+            name: start.name.to_owned(),
+            process,
+            channel: ours,
+            channel_open: true,
+            due: Instant::now().checked_add(READY_WITHIN),
+            gone: false,
+            log: Some(log),
+            tail: Tail::default(),
+        })
+    }
+
+    /// The log, while the component has it open.
+    pub(crate) fn log(&self) -> Option<BorrowedFd<'_>> {
+        self.log.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Takes what the component has written.
+    pub(crate) fn read_log(&mut self) {
+        if let Some(log) = &self.log
+            && !self.tail.fill(log)
+        {
+            self.log = None;
+        }
+    }
+
+    /// Takes the component's answer to the start message, which has arrived.
+    pub(crate) fn read_ready(&mut self) -> Result<(), Error> {
+        self.due = None;
+        handoff::await_ready(&self.channel, Duration::ZERO).map_err(|source| {
+            let name = self.name.clone();
+            let log = self.last_words();
+            Error::Refused { name, log, source }
+        })
+    }
+
+    /// That the component is not ready although it should be.
+    pub(crate) fn silent(&mut self) -> Error {
+        Error::Silent {
+            name: self.name.clone(),
+            limit: READY_WITHIN,
+            log: self.last_words(),
+        }
+    }
+
+    /// That the process cannot be waited for.
+    pub(crate) fn spawn_error(&self, source: jailer::Error) -> Error {
+        Error::Spawn {
+            name: self.name.clone(),
+            source,
+        }
+    }
+
+    /// That the component ended.
+    pub(crate) fn died(&mut self, exit: &jailer::Exit) -> Error {
+        Error::Died {
+            name: self.name.clone(),
+            exit: exit.to_string(),
+            log: self.last_words(),
+        }
+    }
+
+    /// The end of the log as it is now.
+    pub(crate) fn last_words(&mut self) -> LastWords {
+        self.read_log();
+        LastWords(self.tail.text())
+    }
+}
+
+/// A pipe whose reading end, the first, does not block.
+pub(crate) fn pipe() -> io::Result<(File, OwnedFd)> {
+    let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+    nix::fcntl::fcntl(&reader, nix::fcntl::F_SETFL(OFlag::O_NONBLOCK))?;
+    Ok((reader.into(), writer))
+}

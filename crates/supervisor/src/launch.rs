@@ -1,0 +1,185 @@
+//! The start of a machine's processes.
+
+use std::{
+    fs::File,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    time::Instant,
+};
+
+use handoff::Channel;
+
+use crate::{
+    Device, Error, Plan,
+    component::{Component, Start, pipe},
+    link,
+    machine::system,
+};
+
+/// Both ends of the control channels that the owner uses as well.
+pub(crate) struct Channels {
+    vmm: (Channel, Channel),
+    vsock: Option<(Channel, Channel)>,
+}
+
+impl Channels {
+    pub(crate) fn new(vsock: bool) -> Result<Self, Error> {
+        Ok(Self {
+            vmm: pair("vmm")?,
+            vsock: vsock.then(|| pair("vsock")).transpose()?,
+        })
+    }
+
+    /// The owner's copy of the VMM's channel.
+    pub(crate) fn vmm(&self) -> Result<Channel, Error> {
+        let copy = self.vmm.0.try_clone();
+        copy.map_err(|source| named("vmm", source))
+    }
+
+    /// The owner's copy of the vsock device's channel.
+    pub(crate) fn vsock(&self) -> Result<Option<Channel>, Error> {
+        let copy = self.vsock.as_ref().map(|pair| pair.0.try_clone());
+        copy.transpose().map_err(|source| named("vsock", source))
+    }
+}
+
+fn pair(name: &str) -> Result<(Channel, Channel), Error> {
+    Channel::pair().map_err(|source| named(name, source))
+}
+
+/// What goes wrong with the channel of the component `name`.
+pub(crate) fn named(name: &str, source: handoff::Error) -> Error {
+    Error::Channel {
+        name: name.to_owned(),
+        source,
+    }
+}
+
+/// The processes, none of which has said yet that it is ready.
+pub(crate) struct Launched {
+    /// The VMM first.
+    pub(crate) components: Vec<Component>,
+    /// Which of them is the vsock device.
+    pub(crate) vsock: Option<usize>,
+    /// The guest's serial output.
+    pub(crate) console: File,
+    /// When the VMM was spawned.
+    pub(crate) vmm_started: Instant,
+}
+
+impl Launched {
+    pub(crate) fn processes(&self) -> Vec<(String, i32)> {
+        let info = |component: &Component| (component.name.clone(), component.process.pid());
+        self.components.iter().map(info).collect()
+    }
+}
+
+/// Starts the VMM first: it loads the kernel while the devices are being started.
+pub(crate) fn launch(plan: &mut Plan, channels: Channels) -> Result<Launched, Error> {
+    let mut devices = std::mem::take(&mut plan.devices);
+    let mut vsock = None;
+    if let Some(config) = &plan.vsock {
+        vsock = Some(devices.len());
+        devices.push(Device::vsock(config)?);
+    }
+    let (console, console_end) = pipe().map_err(system("make a pipe for the console"))?;
+    let links = link::links(devices.len()).map_err(system("make a socket for a device"))?;
+    let (listeners, streams): (Vec<_>, Vec<_>) = links
+        .into_iter()
+        .map(|link| (link.listener, link.stream))
+        .unzip();
+    let vmm_started = Instant::now();
+    let vmm = start_vmm(plan, &devices, &streams, &console_end, channels.vmm)?;
+    let mut components = vec![vmm];
+    let mut vsock_channel = channels.vsock;
+    for (index, (device, listener)) in devices.iter().zip(&listeners).enumerate() {
+        let channel = match vsock_channel.take_if(|_| vsock == Some(index)) {
+            Some(channel) => channel,
+            None => pair(&device.name)?,
+        };
+        components.push(start_device(plan, device, listener, channel)?);
+    }
+    Ok(Launched {
+        components,
+        // The VMM comes before the devices.
+        vsock: vsock.and_then(|index| index.checked_add(1)),
+        console,
+        vmm_started,
+    })
+}
+
+fn start_vmm(
+    plan: &Plan,
+    devices: &[Device],
+    streams: &[OwnedFd],
+    console: &OwnedFd,
+    channel: (Channel, Channel),
+) -> Result<Component, Error> {
+    let initramfs: Vec<_> = (0..plan.initramfs.len())
+        .map(|index| format!("initramfs-{index}"))
+        .collect();
+    let config = wire::vmm::Config {
+        cpus: plan.cpus,
+        memory: plan.memory,
+        command_line: plan.command_line.clone(),
+        initramfs: initramfs.clone(),
+        console: true,
+        devices: devices.iter().map(describe).collect(),
+    };
+    let mut resources: Vec<(String, BorrowedFd<'_>)> = vec![
+        ("kvm".to_owned(), plan.kvm.as_fd()),
+        ("kernel".to_owned(), plan.kernel.as_fd()),
+        ("console".to_owned(), console.as_fd()),
+    ];
+    resources.extend(initramfs.iter().zip(&plan.initramfs).map(resource));
+    resources.extend(
+        devices
+            .iter()
+            .map(|device| &device.name)
+            .zip(streams)
+            .map(resource),
+    );
+    Component::start(
+        &plan.programs,
+        Start {
+            name: "vmm",
+            component: "vmm",
+            config: wire::encode(&config)?,
+            resources,
+            channel,
+        },
+    )
+}
+
+fn resource<'a>((name, fd): (&String, &'a OwnedFd)) -> (String, BorrowedFd<'a>) {
+    (name.clone(), fd.as_fd())
+}
+
+fn describe(device: &Device) -> wire::vmm::Device {
+    wire::vmm::Device {
+        name: device.name.clone(),
+        resource: device.name.clone(),
+        virtio_id: device.virtio_id,
+        queues: device.queues.clone(),
+    }
+}
+
+fn start_device(
+    plan: &Plan,
+    device: &Device,
+    listener: &OwnedFd,
+    channel: (Channel, Channel),
+) -> Result<Component, Error> {
+    let mut resources = vec![("vhost-user".to_owned(), listener.as_fd())];
+    let own = device.resources.iter();
+    resources.extend(own.map(|(name, fd)| (name.clone(), fd.as_fd())));
+    Component::start(
+        &plan.programs,
+        Start {
+            name: &device.name,
+            component: &device.component,
+            config: device.config.clone(),
+            resources,
+            channel,
+        },
+    )
+}

@@ -1,0 +1,372 @@
+//! The supervising thread: it waits for what the processes of a machine do, until the machine ends.
+
+use std::{
+    fs::File,
+    io::{self, Read, Write},
+    os::{fd::AsFd, unix::net::UnixStream},
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use wire::{
+    agent::{READY_PORT, Ready},
+    vmm::{End, Event},
+};
+
+use crate::{
+    Error, Plan,
+    component::Component,
+    launch::{Channels, Launched, launch, named},
+    machine::{Shared, State, system},
+    tail::Tail,
+};
+
+/// When a component ends, the reason may be on its way from another: a device ends when the VMM
+/// has, and the VMM reports a device that is gone. This long we wait for the better explanation.
+const GRACE: Duration = Duration::from_millis(300);
+
+/// How long the guest's agent has to say what it began to say.
+const READY_MESSAGE_WITHIN: Duration = Duration::from_secs(5);
+
+/// Runs a machine from its launch to its end. When this returns no process of it is left.
+pub(crate) fn supervise(
+    mut plan: Plan,
+    channels: Channels,
+    leash: &UnixStream,
+    shared: &Arc<Shared>,
+) -> Result<End, Error> {
+    let started = Instant::now();
+    let launched = launch(&mut plan, channels)?;
+    shared.update(|state| {
+        state.timings.spawned = Some(started.elapsed());
+        state.processes = launched.processes();
+    });
+    let mut family = Family::new(launched, plan.console, started, shared);
+    let end = family.watch(leash);
+    family.read_console();
+    end
+}
+
+/// The processes of a machine. The VMM is the first component.
+struct Family {
+    components: Vec<Component>,
+    vsock: Option<usize>,
+    console: Option<File>,
+    console_tail: Tail,
+    console_sink: Option<Box<dyn Write + Send>>,
+    /// What will have ended the machine if nothing better is known by then.
+    suspicion: Option<(Instant, Error)>,
+    started: Instant,
+    /// When the VMM was spawned; its own times count from there.
+    vmm_started: Instant,
+    shared: Arc<Shared>,
+}
+
+impl Family {
+    const VMM: usize = 0;
+
+    fn new(
+        launched: Launched,
+        console_sink: Option<Box<dyn Write + Send>>,
+        started: Instant,
+        shared: &Arc<Shared>,
+    ) -> Self {
+        Self {
+            components: launched.components,
+            vsock: launched.vsock,
+            console: Some(launched.console),
+            console_tail: Tail::default(),
+            console_sink,
+            suspicion: None,
+            started,
+            vmm_started: launched.vmm_started,
+            shared: Arc::clone(shared),
+        }
+    }
+
+    /// Serves the machine until it ends.
+    fn watch(&mut self, leash: &UnixStream) -> Result<End, Error> {
+        loop {
+            let woken = self.poll(leash)?;
+            if woken.leash {
+                return Ok(End::Killed);
+            }
+            if woken.console {
+                self.read_console();
+            }
+            for index in woken.logs {
+                if let Some(component) = self.components.get_mut(index) {
+                    component.read_log();
+                }
+            }
+            for index in woken.channels {
+                if let Some(end) = self.receive(index)? {
+                    return end_or_error(end);
+                }
+            }
+            for index in woken.exits {
+                self.exited(index)?;
+            }
+            self.check_deadlines()?;
+        }
+    }
+
+    /// Waits until something happens or is due.
+    fn poll(&self, leash: &UnixStream) -> Result<Woken, Error> {
+        let mut sources = vec![(Source::Leash, leash.as_fd())];
+        if let Some(console) = &self.console {
+            sources.push((Source::Console, console.as_fd()));
+        }
+        for (index, component) in self.components.iter().enumerate() {
+            if component.gone {
+                continue;
+            }
+            sources.push((Source::Exit(index), component.process.pidfd()));
+            if component.channel_open {
+                sources.push((Source::Channel(index), component.channel.as_fd()));
+            }
+            if let Some(log) = component.log() {
+                sources.push((Source::Log(index), log));
+            }
+        }
+        let fds = sources
+            .iter()
+            .map(|(_, fd)| PollFd::new(*fd, PollFlags::POLLIN));
+        let mut fds: Vec<_> = fds.collect();
+        match poll(&mut fds, self.timeout()) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(errno) => return Err(system("wait for the machine")(errno.into())),
+        }
+        let mut woken = Woken::default();
+        for ((source, _), fd) in sources.iter().zip(&fds) {
+            if fd.any().unwrap_or(false) {
+                woken.note(*source);
+            }
+        }
+        Ok(woken)
+    }
+
+    /// Until the next deadline.
+    fn timeout(&self) -> PollTimeout {
+        let due = self.components.iter().filter_map(|component| component.due);
+        let next = due.chain(self.suspicion.as_ref().map(|(at, _)| *at)).min();
+        next.map_or(PollTimeout::NONE, |at| {
+            let left = at.saturating_duration_since(Instant::now());
+            // A millisecond more, so that the deadline has passed when poll returns.
+            let left = left.saturating_add(Duration::from_millis(1));
+            PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+        })
+    }
+
+    /// Takes one message of a component.
+    fn receive(&mut self, index: usize) -> Result<Option<End>, Error> {
+        let vsock = self.vsock;
+        let Some(component) = self.components.get_mut(index) else {
+            return Ok(None);
+        };
+        if component.due.is_some() {
+            return component.read_ready().map(|()| None);
+        }
+        if index == Self::VMM {
+            self.receive_vmm()
+        } else if vsock == Some(index) {
+            self.receive_vsock(index).map(|()| None)
+        } else {
+            // No other device has anything to say, so this is its end of the channel closing.
+            component.channel_open = false;
+            Ok(None)
+        }
+    }
+
+    fn receive_vmm(&mut self) -> Result<Option<End>, Error> {
+        let Some(vmm) = self.components.first_mut() else {
+            return Ok(None);
+        };
+        let received = vmm.channel.receive::<Event>();
+        let Some((event, _)) = received.map_err(|source| named(&vmm.name, source))? else {
+            vmm.channel_open = false;
+            return Ok(None);
+        };
+        match event {
+            Event::Started {
+                loaded_at,
+                entered_at,
+            } => self.note_entry(loaded_at, entered_at),
+            Event::Stats(stats) => self.shared.update(|state| state.stats = Some(stats)),
+            Event::DeviceFailed { name, reason } => self.device_failed(name, reason),
+            Event::Ended(end) => {
+                let elapsed = self.started.elapsed();
+                self.shared
+                    .update(|state| state.timings.ended = Some(elapsed));
+                return Ok(Some(end));
+            }
+        }
+        Ok(None)
+    }
+
+    fn note_entry(&mut self, loaded_at: u64, entered_at: u64) {
+        let base = self.vmm_started.saturating_duration_since(self.started);
+        let since = |micros| base.saturating_add(Duration::from_micros(micros));
+        self.shared.update(|state| {
+            state.timings.loaded = Some(since(loaded_at));
+            state.timings.entered = Some(since(entered_at));
+        });
+    }
+
+    /// The VMM gave up a device; most likely its process has just ended and says more.
+    fn device_failed(&mut self, name: String, reason: String) {
+        let device = self.components.iter_mut().find(|c| c.name == name);
+        let log = device.map(Component::last_words).unwrap_or_default();
+        self.suspect(Error::DeviceFailed { name, reason, log });
+    }
+
+    fn receive_vsock(&mut self, index: usize) -> Result<(), Error> {
+        let Some(vsock) = self.components.get_mut(index) else {
+            return Ok(());
+        };
+        let received = vsock.channel.receive::<wire::vsock::Event>();
+        let Some((event, fds)) = received.map_err(|source| named(&vsock.name, source))? else {
+            vsock.channel_open = false;
+            return Ok(());
+        };
+        let wire::vsock::Event::Accepted { port } = event;
+        if port == READY_PORT
+            && let Some(stream) = fds.into_iter().next()
+        {
+            self.await_agent(UnixStream::from(stream));
+        }
+        Ok(())
+    }
+
+    /// Reads the agent's announcement beside everything else: the guest may take its time over it.
+    fn await_agent(&self, stream: UnixStream) {
+        let shared = Arc::clone(&self.shared);
+        let started = self.started;
+        // Without the thread the announcement is never read, and the wait for it times out.
+        let _ = thread::Builder::new()
+            .name("announcement".to_owned())
+            .spawn(move || {
+                let _ = stream.set_read_timeout(Some(READY_MESSAGE_WITHIN));
+                if let Ok(Some(ready)) = wire::frame::read::<Ready>(stream) {
+                    shared.update(|state| note_ready(state, ready, started.elapsed()));
+                }
+            });
+    }
+
+    /// A component ended. Unless the machine's end explains it, it is the machine's end.
+    fn exited(&mut self, index: usize) -> Result<(), Error> {
+        let Some(component) = self.components.get_mut(index) else {
+            return Ok(());
+        };
+        let exit = component
+            .process
+            .try_wait()
+            .map_err(|source| component.spawn_error(source))?;
+        if let Some(exit) = exit {
+            component.gone = true;
+            component.due = None;
+            let error = component.died(&exit);
+            self.suspicion = None;
+            self.suspect(error);
+        }
+        Ok(())
+    }
+
+    /// Ends the machine with `error` after a while, unless it ends otherwise before, or an earlier
+    /// suspicion stands.
+    fn suspect(&mut self, error: Error) {
+        if self.suspicion.is_none()
+            && let Some(at) = Instant::now().checked_add(GRACE)
+        {
+            self.suspicion = Some((at, error));
+        }
+    }
+
+    fn check_deadlines(&mut self) -> Result<(), Error> {
+        let now = Instant::now();
+        if self.suspicion.as_ref().is_some_and(|(at, _)| *at <= now)
+            && let Some((_, error)) = self.suspicion.take()
+        {
+            return Err(error);
+        }
+        let late = |component: &&mut Component| component.due.is_some_and(|due| due <= now);
+        match self.components.iter_mut().find(late) {
+            Some(component) => Err(component.silent()),
+            None => Ok(()),
+        }
+    }
+
+    /// Passes on what the guest wrote to its serial port.
+    fn read_console(&mut self) {
+        let Some(console) = &self.console else {
+            return;
+        };
+        if !self.console_tail.fill(Tee(console, &mut self.console_sink)) {
+            self.console = None;
+        }
+        let text = self.console_tail.text();
+        self.shared.update(|state| state.console = text);
+    }
+}
+
+fn end_or_error(end: End) -> Result<End, Error> {
+    match end {
+        End::Failed(reason) => Err(Error::Vmm(reason)),
+        end => Ok(end),
+    }
+}
+
+fn note_ready(state: &mut State, ready: Ready, elapsed: Duration) {
+    state.timings.ready = Some(elapsed);
+    let guest = ready.ready_at.saturating_sub(ready.init_at);
+    state.timings.init = Some(elapsed.saturating_sub(Duration::from_micros(guest)));
+    state.ready = Some(ready);
+}
+
+/// Reads from the first, and writes what was read to the second.
+struct Tee<'a>(&'a File, &'a mut Option<Box<dyn Write + Send>>);
+
+impl Read for Tee<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.0.read(buffer)?;
+        if let (Some(sink), Some(bytes)) = (self.1.as_mut(), buffer.get(..length)) {
+            // A sink that fails, a closed terminal say, is the caller's loss and not the guest's.
+            let _ = sink.write_all(bytes).and_then(|()| sink.flush());
+        }
+        Ok(length)
+    }
+}
+
+/// Whose file descriptor woke us.
+#[derive(Clone, Copy)]
+enum Source {
+    Leash,
+    Console,
+    Exit(usize),
+    Channel(usize),
+    Log(usize),
+}
+
+/// What there is to do, by the index of the component.
+#[derive(Default)]
+struct Woken {
+    leash: bool,
+    console: bool,
+    exits: Vec<usize>,
+    channels: Vec<usize>,
+    logs: Vec<usize>,
+}
+
+impl Woken {
+    fn note(&mut self, source: Source) {
+        match source {
+            Source::Leash => self.leash = true,
+            Source::Console => self.console = true,
+            Source::Exit(index) => self.exits.push(index),
+            Source::Channel(index) => self.channels.push(index),
+            Source::Log(index) => self.logs.push(index),
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! A machine, put together and started.
+
+use std::{
+    fs::File,
+    os::{fd::OwnedFd, unix::net::UnixStream},
+    sync::{Arc, mpsc::Sender},
+    thread,
+};
+
+use boot::{
+    Guest, Layout,
+    layout::{self, input},
+};
+use handoff::Resources;
+use hv::{Hypervisor, RamOptions, Vcpu, Vm, x86_64};
+use vm_memory::GuestMemoryMmap;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use wire::vmm::{Config, Device};
+
+use crate::{
+    Error,
+    bus::Bus,
+    counters::Counters,
+    devices::DeviceHost,
+    memory,
+    process::Input,
+    serial::Serial,
+    vcpu,
+    virtio::{self, Limits},
+};
+
+/// The most PCI devices besides the host bridge.
+const MAX_DEVICES: usize = pci::DEVICES - 1;
+
+/// What the supervisor handed over, checked to be complete.
+pub(crate) struct Parts {
+    kvm: OwnedFd,
+    kernel: File,
+    initramfs: Vec<File>,
+    console: Option<File>,
+    devices: Vec<(Device, UnixStream)>,
+    command_line: String,
+    cpus: u8,
+    layout: Layout,
+}
+
+impl Parts {
+    pub(crate) fn take(config: Config, mut resources: Resources) -> Result<Self, Error> {
+        if config.cpus == 0 || config.cpus == u8::MAX {
+            return Err(Error::Config(format!("{} CPUs", config.cpus)));
+        }
+        if config.memory < layout::HIGH_START {
+            return Err(Error::Config(format!("{} bytes of memory", config.memory)));
+        }
+        if config.devices.len() > MAX_DEVICES {
+            return Err(Error::Config(format!("{} devices", config.devices.len())));
+        }
+        let mut file = |name: &str| resources.take(name).map(File::from);
+        let kernel = file("kernel")?;
+        let initramfs = config.initramfs.iter().map(|name| file(name));
+        let initramfs = initramfs.collect::<Result<_, _>>()?;
+        let console = config.console.then(|| file("console")).transpose()?;
+        let devices = config.devices.into_iter().map(|device| {
+            let socket = resources.take(&device.resource)?;
+            Ok((device, UnixStream::from(socket)))
+        });
+        let devices = devices.collect::<Result<_, handoff::Error>>()?;
+        Ok(Self {
+            kvm: resources.take("kvm")?,
+            kernel,
+            initramfs,
+            console,
+            devices,
+            command_line: config.command_line,
+            cpus: config.cpus,
+            layout: Layout::new(config.memory),
+        })
+    }
+}
+
+/// A machine that runs.
+pub(crate) struct Machine {
+    /// Presses the power button.
+    pub(crate) power: EventFd,
+    pub(crate) counters: Arc<Counters>,
+}
+
+/// Puts the machine together and lets it run. What happens to it goes to `tell`.
+pub(crate) fn start(parts: Parts, tell: &Sender<Input>) -> Result<Machine, Error> {
+    let (memory, regions) = memory::create(&parts.layout)?;
+    let kvm = hv_kvm::Kvm::from_fd(parts.kvm)?;
+    let vm = Arc::new(kvm.create_vm()?);
+    for region in regions {
+        vm.add_ram(region, RamOptions::default())?;
+    }
+    // First, so that they say hello while the kernel is being loaded.
+    let pci = attach(parts.devices, &memory, &vm, &parts.layout, tell)?;
+    let serial = Serial::new(parts.console)?;
+    vm.line_event(input::SERIAL, serial.line())?;
+    let power = EventFd::new(EFD_NONBLOCK).map_err(Error::system("make an event"))?;
+    vm.line_event(input::POWER, &power)?;
+    let guest = Guest {
+        kernel: &parts.kernel,
+        initramfs: &parts.initramfs,
+        command_line: &parts.command_line,
+        cpus: parts.cpus,
+    };
+    let entry = boot::load(&guest, &memory, &parts.layout)?;
+    // Nobody listens any more if the process is about to end.
+    let _ = tell.send(Input::Loaded);
+    let bus = Arc::new(Bus { pci, serial });
+    let counters = Arc::new(Counters::default());
+    run_vcpus(vm.as_ref(), parts.cpus, entry, &bus, &counters, tell)?;
+    Ok(Machine { power, counters })
+}
+
+fn attach<V>(
+    devices: Vec<(Device, UnixStream)>,
+    memory: &GuestMemoryMmap,
+    vm: &Arc<V>,
+    layout: &Layout,
+    tell: &Sender<Input>,
+) -> Result<pci::Bus, Error>
+where
+    V: Vm<Event = EventFd>,
+{
+    let host = Arc::new(DeviceHost(Arc::clone(vm)));
+    let mut bus = pci::Bus::new();
+    for (device, socket) in devices {
+        let tell = tell.clone();
+        let report = Box::new(move |event| {
+            let _ = tell.send(Input::Device(event));
+        });
+        let limits = Limits::default();
+        let function =
+            virtio::vhost_user_device(&device, socket, memory, &host, limits, report);
+        let function = function.map_err(|source| Error::Device {
+            name: device.name,
+            source,
+        })?;
+        bus.add(Box::new(function))?;
+    }
+    bus.assign_bars(layout.pci_window())?;
+    Ok(bus)
+}
+
+/// Makes all vCPUs before the first runs: a guest starts the others by itself.
+fn run_vcpus<V: Vm>(
+    vm: &V,
+    count: u8,
+    entry: boot::Entry,
+    bus: &Arc<Bus>,
+    counters: &Counters,
+    tell: &Sender<Input>,
+) -> Result<(), Error>
+where
+    V::Vcpu: 'static,
+{
+    let vcpus = (0..count).map(|index| vm.create_vcpu(index, count));
+    let mut vcpus = vcpus.collect::<Result<Vec<_>, _>>()?;
+    if let Some(first) = vcpus.first_mut() {
+        first.set_entry(&x86_64::Entry::Protected {
+            rip: entry.rip,
+            rbx: entry.start_info,
+        })?;
+    }
+    for (index, mut vcpu) in vcpus.into_iter().enumerate() {
+        let (bus, exits, tell) = (Arc::clone(bus), counters.add(), tell.clone());
+        let body = move || {
+            if index == 0 {
+                let _ = tell.send(Input::Entered);
+            }
+            let end = vcpu::run(&mut vcpu, &bus, &exits);
+            let _ = tell.send(Input::Ended(end));
+        };
+        thread::Builder::new()
+            .name(format!("vcpu-{index}"))
+            .spawn(body)
+            .map_err(Error::system("start a vCPU's thread"))?;
+    }
+    Ok(())
+}

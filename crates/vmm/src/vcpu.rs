@@ -1,0 +1,53 @@
+//! The loop of a vCPU's thread.
+
+use hv::{Exit, Vcpu};
+use wire::vmm::End;
+
+use crate::{bus::Bus, counters::Exits};
+
+/// Runs a vCPU until it ends the machine.
+pub(crate) fn run(vcpu: &mut impl Vcpu, bus: &Bus, exits: &Exits) -> End {
+    loop {
+        let exit = match vcpu.run() {
+            Ok(exit) => exit,
+            Err(error) => return End::Failed(chain(&error)),
+        };
+        exits.count(exit.kind());
+        match exit {
+            Exit::PioRead { port, data } => bus.read_port(port, data),
+            Exit::PioWrite { port, data } => {
+                if let Some(end) = bus.write_port(port, data) {
+                    return end;
+                }
+            }
+            Exit::MmioRead { address, data } => bus.read_memory(address, data),
+            Exit::MmioWrite { address, data } => bus.write_memory(address, data),
+            Exit::Interrupted | Exit::Halted => {}
+            Exit::TripleFault => return End::TripleFault,
+            Exit::EmulationFailure => return End::Failed(emulation_failure(vcpu)),
+            Exit::EntryFailure(reason) => {
+                return End::Failed(format!("the CPU refused the guest's state ({reason:#x})"));
+            }
+            Exit::Unknown(reason) => {
+                return End::Failed(format!("KVM ended a vCPU for the unknown reason {reason}"));
+            }
+        }
+    }
+}
+
+fn emulation_failure(vcpu: &mut impl Vcpu) -> String {
+    match vcpu.emulation_failure() {
+        Ok(failure) => format!(
+            "KVM could not emulate {failure}; if the guest is an ordinary Linux, this host's KVM \
+             cannot run it"
+        ),
+        Err(error) => format!("KVM could not emulate an instruction, nor tell which: {error}"),
+    }
+}
+
+/// An error and its causes in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| (*error).source());
+    let texts: Vec<_> = causes.map(ToString::to_string).collect();
+    texts.join(": ")
+}
