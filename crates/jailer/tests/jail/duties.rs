@@ -165,7 +165,11 @@ fn files(hands: &Hands) -> io::Result<()> {
     let mode = nix::sys::stat::Mode::from_bits_truncate(0o755);
     nix::sys::stat::mkdirat(&hands.root, "directory", mode)?;
     // To another directory: what Landlock calls refer.
-    nix::fcntl::renameat(&hands.root, "new", &hands.root, "directory/moved")?;
+    let (from, to) = (c"new", c"directory/moved");
+    call(
+        libc::SYS_renameat2,
+        &[&&hands.root, &from, &&hands.root, &to, &0],
+    )?;
     let mut text = String::new();
     let flags = OFlag::O_RDONLY;
     File::from(open(hands, "directory/moved", flags)?).read_to_string(&mut text)?;
@@ -234,6 +238,8 @@ fn other_user(hands: &Hands) -> io::Result<()> {
         (user, group)
     };
     ensure(owner(&made) == (1234, 1235))?;
-    nix::unistd::fchown(&file, Some(77.into()), Some(78.into()))?;
-    ensure(owner(&file.metadata()?) == (77, 78))
+    let itself = libc::AT_EMPTY_PATH;
+    let file = OwnedFd::from(file);
+    call(libc::SYS_fchownat, &[&&file, &c"", &77, &78, &itself])?;
+    ensure(owner(&File::from(file).metadata()?) == (77, 78))
 }
