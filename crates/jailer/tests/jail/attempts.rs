@@ -140,17 +140,10 @@ const ATTEMPTS: &[Attempt] = &[
             &[&&hands.root, &c"x", &kind, &null],
         ))
     }),
-<<<<<<< HEAD
-    Attempt {
-        name: "open_with_the_old_call",
-        what: |_| unit(call(libc::SYS_open, &[&c"/etc/passwd", &O_RDONLY])),
-        // A library of dev-fs must be able to try.
-=======
     #[cfg(target_arch = "x86_64")]
     Attempt {
         name: "open_with_the_old_call",
         what: |_| unit(call(libc::SYS_open, &[&c"/etc/passwd", &O_RDONLY])),
->>>>>>> jail
         full: [Kill, Kill, Error(&[ENOSYS])],
         open: [Error(&[ENOENT]); 3],
     },
