@@ -16,7 +16,7 @@ pub(crate) struct Arguments {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
     /// Run a command in a new machine
-    Run(Run),
+    Run(Box<Run>),
     /// Say what this host can do, and what is missing
     Doctor,
 }

@@ -23,7 +23,7 @@ use arguments::{Arguments, Verb};
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().verb {
-        Verb::Run(run) => run::run(run),
+        Verb::Run(run) => run::run(*run),
         Verb::Doctor => Ok(doctor::doctor()),
     };
     done.unwrap_or_else(|failure| failure.report())

@@ -170,8 +170,8 @@ fn command<'m>(options: &Run, size: Option<Size>, machine: &'m Machine) -> Comma
         if let Some(term) = env::var_os("TERM") {
             command.env("TERM", term);
         }
-    } else if !options.interactive && io::stdin().is_terminal() {
-        // Without -i the terminal stays the caller's; a pipe or a file is there to be read.
+    } else if !options.interactive {
+        // As podman and docker: what reads the caller's input says so.
         command.stdin(Stdio::Null);
     }
     command

@@ -1,6 +1,10 @@
 //! Runs a command in a machine of its own and prints what it says.
 
-use std::{env, error::Error};
+use std::{
+    env,
+    error::Error,
+    io::{self, Write},
+};
 
 use crumble::Machine;
 
@@ -11,7 +15,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let machine = builder.start()?;
     let output = machine.command("uname").arg("-a").output()?;
-    println!("{}: {}", output.status, String::from_utf8_lossy(&output.stdout));
+    io::stdout().write_all(&output.stdout)?;
     machine.shutdown()?;
     Ok(())
 }

@@ -120,7 +120,7 @@ fn fs_device(tag: &str, directory: &Path, read_only: bool) -> Result<Device, Err
         threads: 0,
         xattr: true,
         // Overlayfs refuses directories on which another file system is mounted.
-        submounts: false,
+        submounts: tag != ROOT_TAG,
         ids: host::ids(read_only),
     };
     Ok(Device::fs(&config, fd).map_err(supervisor::Error::from)?)

@@ -12,6 +12,10 @@
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects
 )]
+#![cfg_attr(
+    test,
+    allow(clippy::arithmetic_side_effects, reason = "a test fails by panicking")
+)]
 
 mod component;
 mod launch;
