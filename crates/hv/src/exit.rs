@@ -36,7 +36,8 @@ pub enum Exit<'a> {
     Halted,
     /// The vCPU shut down: a triple fault.
     TripleFault,
-    /// A [`crate::Kicker`] ended the run, or a signal.
+    /// A [`crate::Kicker`] ended the run; or a signal did, or the host, which want nothing: who
+    /// did not ask for it runs the vCPU again.
     Interrupted,
     /// The host could not emulate an instruction; [`crate::Vcpu::emulation_failure`] has it.
     EmulationFailure,

@@ -247,7 +247,8 @@ pub trait Vcpu: Send {
 /// Makes a vCPU exit, from any thread.
 pub trait Kicker: Send + Sync + Clone + 'static {
     /// Ends the current [`Vcpu::run`] or, if there is none, the next, with
-    /// [`Exit::Interrupted`]. Kicks before that are one. After the vCPU is gone this does nothing.
+    /// [`Exit::Interrupted`]. Kicks before that are one; a kick may end two runs. After the vCPU is
+    /// gone this does nothing.
     fn kick(&self);
 }
 

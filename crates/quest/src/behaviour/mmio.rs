@@ -1,0 +1,38 @@
+//! MMIO of each width: what the guest reads comes back, inverted, 0x100 above.
+
+use hv::Address::Mmio;
+
+use crate::{
+    BackEnd,
+    failure::Result,
+    machine::{NOWHERE, machine},
+};
+
+const GUEST: &[u8] = &[
+    0xbf, 0x00, 0x00, 0x00, 0x20, // 1000: mov edi, 0x20000000
+    0x8a, 0x07, // 1005: mov al, [rdi]
+    0xf6, 0xd0, // 1007: not al
+    0x88, 0x87, 0x00, 0x01, 0x00, 0x00, // 1009: mov [rdi+0x100], al
+    0x66, 0x8b, 0x47, 0x02, // 100f: mov ax, [rdi+0x2]
+    0x66, 0xf7, 0xd0, // 1013: not ax
+    0x66, 0x89, 0x87, 0x02, 0x01, 0x00, 0x00, // 1016: mov [rdi+0x102], ax
+    0x8b, 0x47, 0x04, // 101d: mov eax, [rdi+0x4]
+    0xf7, 0xd0, // 1020: not eax
+    0x89, 0x87, 0x04, 0x01, 0x00, 0x00, // 1022: mov [rdi+0x104], eax
+    0x48, 0x8b, 0x47, 0x08, // 1028: mov rax, [rdi+0x8]
+    0x48, 0xf7, 0xd0, // 102c: not rax
+    0x48, 0x89, 0x87, 0x08, 0x01, 0x00, 0x00, // 102f: mov [rdi+0x108], rax
+];
+
+const BYTES: [u8; 8] = [0x12, 0x34, 0x56, 0x78, 0x9a, 0xbc, 0xde, 0xf0];
+
+pub(super) fn run<B: BackEnd>(back_end: &B) -> Result<()> {
+    let mut cpu = machine(back_end, GUEST)?.long()?;
+    for (offset, width) in [(0, 1), (2, 2), (4, 4), (8, 8)] {
+        let (bytes, _) = BYTES.split_at(width);
+        let inverted: Vec<u8> = bytes.iter().map(|byte| !byte).collect();
+        cpu.reads(Mmio(NOWHERE + offset), bytes)?;
+        cpu.writes(Mmio(NOWHERE + 0x100 + offset), &inverted)?;
+    }
+    Ok(())
+}
