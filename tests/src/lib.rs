@@ -1,1 +1,3 @@
-//! What the end-to-end tests share.
+//! End-to-end tests; see `e2e/`.
+
+#![forbid(unsafe_code)]

@@ -261,3 +261,10 @@ fn kernel() -> Finding {
         detail,
     }
 }
+
+/// The distribution's kernel in this user's cache, if one was fetched.
+#[must_use]
+pub fn kernel_path() -> Option<std::path::PathBuf> {
+    let cache = kernel::Cache::of_user().ok()?;
+    kernel::cached(&cache).map(|kernel| kernel.vmlinux)
+}

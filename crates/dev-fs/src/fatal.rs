@@ -1,7 +1,5 @@
 //! What ends the process from within: some of virtiofsd's log records, and panics.
 
-use std::io::Write;
-
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
 /// The module in which virtiofsd handles queues. Each of its errors means that a queue cannot be
@@ -9,9 +7,10 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 /// malformed descriptor chain, after which it exits by itself.
 const QUEUES: &str = "virtiofsd::vhost_user";
 
-struct Stderr;
+/// The device's log, which a guest cannot flood.
+struct Limited;
 
-impl Log for Stderr {
+impl Log for Limited {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         metadata.level() <= Level::Warn
     }
@@ -20,7 +19,7 @@ impl Log for Stderr {
         if !self.enabled(record.metadata()) {
             return;
         }
-        let _ = writeln!(std::io::stderr(), "{}", record.args());
+        ::device::report(&record.args().to_string());
         if record.level() == Level::Error && record.target() == QUEUES {
             crate::exit_failed();
         }
@@ -35,7 +34,7 @@ impl Log for Stderr {
 /// # Errors
 /// If there is a logger already: without this one, a broken queue would not end the process.
 pub(crate) fn install() -> Result<(), log::SetLoggerError> {
-    log::set_logger(&Stderr)?;
+    log::set_logger(&Limited)?;
     log::set_max_level(LevelFilter::Warn);
     let print = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {

@@ -50,6 +50,9 @@ pub enum Error {
     /// A resource is missing.
     #[error("the file-system device was not given what it serves with")]
     Resource(#[source] handoff::Error),
+    /// The directory could not be taken out of the host's tree.
+    #[error("the shared directory cannot be used")]
+    Root(#[source] jailer::Error),
     /// The policy does not leave `/proc/self/fd` open.
     #[error("the jail kept no /proc/self/fd, through which files are opened")]
     Proc,
@@ -85,24 +88,20 @@ impl Builder for Fs {
 
     fn prepare(config: Config, mut resources: Resources) -> Result<Self, Error> {
         config::check(&config)?;
+        let front_end = resources.take("vhost-user").map_err(Error::Resource)?;
+        let root = resources.take("root").map_err(Error::Resource)?;
+        let root = jailer::subtree(root.as_fd(), access(&config)).map_err(Error::Root)?;
         Ok(Self {
             config,
-            front_end: resources
-                .take("vhost-user")
-                .map_err(Error::Resource)?
-                .into(),
-            root: resources.take("root").map_err(Error::Resource)?,
+            front_end: front_end.into(),
+            root,
         })
     }
 
     fn grants(&self) -> Vec<Grant<'_>> {
         vec![Grant {
             fd: self.root.as_fd(),
-            access: if self.config.read_only {
-                Access::Read
-            } else {
-                Access::ReadWrite
-            },
+            access: access(&self.config),
         }]
     }
 
@@ -116,6 +115,15 @@ impl Builder for Fs {
             // The host has nothing to say on it but, by closing it, that the device is to end.
             let _ = control.receive::<()>();
         })
+    }
+}
+
+/// What the device does to its directory.
+fn access(config: &Config) -> Access {
+    if config.read_only {
+        Access::Read
+    } else {
+        Access::ReadWrite
     }
 }
 

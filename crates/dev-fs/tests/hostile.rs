@@ -319,7 +319,7 @@ fn random_requests_change_nothing_outside_and_end_in_an_answer_or_an_exit() {
         0..120,
     );
     let requests = (0u32..60, 0u64..4, bodies);
-    let mut runner = TestRunner::new(Config::with_cases(1500));
+    let mut runner = TestRunner::new(Config::with_cases(800));
     let cell = std::cell::RefCell::new(&mut device);
     runner
         .run(&requests, |(opcode, inode, body)| {

@@ -26,6 +26,7 @@ mod identity;
 mod inside;
 mod outside;
 mod process;
+mod subtree;
 mod sys;
 
 use std::io;
@@ -34,6 +35,7 @@ pub use identity::effective as effective_identity;
 pub use inside::{Access, Confined, Grant, confine};
 pub use outside::{Launch, spawn};
 pub use process::{Exit, Process};
+pub use subtree::subtree;
 pub use sys::landlock_abi;
 
 /// Why a component could not be started or confined.

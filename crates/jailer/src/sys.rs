@@ -315,6 +315,32 @@ pub(crate) fn pivot_into_working_directory() -> io::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_umount2, here, libc::MNT_DETACH) }).map(drop)
 }
 
+/// A detached mount of the directory at `path` and of everything mounted below it.
+pub(crate) fn clone_tree(path: &CStr) -> io::Result<OwnedFd> {
+    let flags = 1 | libc::AT_RECURSIVE | libc::O_CLOEXEC; // OPEN_TREE_CLONE
+    // SAFETY: integers and a string.
+    owned(unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) })
+}
+
+/// On every mount of a tree: no set-user-id, no devices, no execution, and perhaps no writing.
+pub(crate) fn restrict_mounts(tree: BorrowedFd<'_>, read_only: bool) -> io::Result<()> {
+    // `struct mount_attr`: what to set, what to clear, propagation, a user namespace.
+    let attributes = [0x2 | 0x4 | 0x8 | u64::from(read_only), 0, 0, 0];
+    let flags = libc::AT_EMPTY_PATH | libc::AT_RECURSIVE;
+    // SAFETY: the array is as large as said, has the structure's layout, and is only read.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            attributes.as_ptr(),
+            size_of_val(&attributes),
+        )
+    })
+    .map(drop)
+}
+
 /// The version of Landlock that the kernel offers, 1 or more; none if it offers none
 /// (landlock_create_ruleset(2), `LANDLOCK_CREATE_RULESET_VERSION`).
 #[must_use]

@@ -25,7 +25,7 @@ pub(crate) struct Link {
 /// # Errors
 /// If the temporary directory cannot be written.
 pub(crate) fn links(count: usize) -> io::Result<Vec<Link>> {
-    let directory = tempfile::Builder::new().prefix("crumble-").tempdir()?;
+    let directory = tempfile::Builder::new().prefix("crumble-link-").tempdir()?;
     let path = directory.path().join("link");
     (0..count)
         .map(|_| {

@@ -80,7 +80,8 @@ impl Device {
         let device = Path::new(env!("CARGO_BIN_EXE_crumble-dev-fs"));
         let child = Command::new("sh")
             .args(["-c", "ulimit -n $0; exec \"$@\"", &files.to_string()])
-            .arg(device.parent().unwrap().join("examples/unjailed"))
+            .arg(device.parent().unwrap().join("examples/serve"))
+            .arg("--unjailed")
             .args([path.as_os_str(), directory.as_os_str(), words.as_ref()])
             .stdin(Stdio::null())
             .spawn()
@@ -119,14 +120,7 @@ impl Device {
 
     /// How the process ended, if it does so in time.
     pub(crate) fn wait_for_end(&mut self) -> Option<End> {
-        let until = Instant::now() + PATIENCE;
-        while Instant::now() < until {
-            if let Some(status) = self.ended() {
-                return Some(status);
-            }
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        None
+        self.process.wait_for_end()
     }
 
     /// How the process has ended, if it has.
@@ -139,7 +133,7 @@ impl Device {
         let until = Instant::now() + PATIENCE;
         loop {
             let ended = self.ended().is_some();
-            match self.driver.queues[REQUESTS].wait(Duration::from_millis(50)) {
+            match self.driver.queues[REQUESTS].wait(Duration::from_millis(5)) {
                 Err(vq_driver::Error::Timeout) if !ended && Instant::now() < until => {}
                 result => return result,
             }
@@ -169,6 +163,18 @@ impl Device {
 }
 
 impl Running {
+    /// How the process ended, if it does so in time.
+    pub(crate) fn wait_for_end(&mut self) -> Option<End> {
+        let until = Instant::now() + PATIENCE;
+        while Instant::now() < until {
+            if let Some(status) = self.ended() {
+                return Some(status);
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        None
+    }
+
     fn ended(&mut self) -> Option<End> {
         match self {
             Self::Jailed { process, .. } => process.try_wait().unwrap().map(|exit| End {

@@ -140,9 +140,13 @@ const ATTEMPTS: &[Attempt] = &[
             &[&&hands.root, &c"x", &kind, &null],
         ))
     }),
-    killed("open_with_the_old_call", Error(&[ENOENT]), |_| {
-        unit(call(libc::SYS_open, &[&c"/etc/passwd", &O_RDONLY]))
-    }),
+    #[cfg(target_arch = "x86_64")]
+    Attempt {
+        name: "open_with_the_old_call",
+        what: |_| unit(call(libc::SYS_open, &[&c"/etc/passwd", &O_RDONLY])),
+        full: [Kill, Kill, Error(&[ENOSYS])],
+        open: [Error(&[ENOENT]); 3],
+    },
     killed("change_the_directory", Error(&[ENOENT]), |_| {
         unit(call(libc::SYS_chdir, &[&c"/etc"]))
     }),

@@ -20,6 +20,8 @@ pub(crate) struct Hands {
     pub(crate) root: OwnedFd,
     /// `/proc/self/fd`, where the policy has it.
     pub(crate) proc_self_fd: Option<OwnedFd>,
+    /// `/dev/kvm`, which only the VMM gets, where there is one.
+    pub(crate) kvm: Option<OwnedFd>,
     /// Whether it may be other users.
     pub(crate) many_users: bool,
 }
@@ -77,6 +79,7 @@ fn serve() -> Result<(), Box<dyn Error>> {
     let hands = Hands {
         host: config.host,
         root,
+        kvm: resources.take("kvm").ok(),
         proc_self_fd: confined.proc_self_fd,
         many_users,
     };

@@ -87,7 +87,9 @@ impl Jailed {
             log: File::from(std::os::fd::OwnedFd::from(log)),
             directory,
         };
-        let resources: [(String, BorrowedFd<'_>); 1] = [("root".to_owned(), root.as_fd())];
+        let kvm = open_kvm().ok().filter(|_| order.component == "vmm");
+        let mut resources: Vec<(String, BorrowedFd<'_>)> = vec![("root".to_owned(), root.as_fd())];
+        resources.extend(kvm.as_ref().map(|kvm| ("kvm".to_owned(), kvm.as_fd())));
         handoff::start(&jailed.channel, order, &resources)?;
         match handoff::await_ready(&jailed.channel, SOON) {
             Ok(()) => Ok(jailed),
@@ -118,6 +120,11 @@ impl Jailed {
         self.log.read_to_string(&mut text)?;
         Ok(text)
     }
+}
+
+/// The host's `/dev/kvm`, if it has one and this user may open it.
+pub(crate) fn open_kvm() -> std::io::Result<File> {
+    File::options().read(true).write(true).open("/dev/kvm")
 }
 
 /// Starts a component, has it do one thing, and ends it.

@@ -2,13 +2,13 @@
 
 use std::fs;
 use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use handoff::Channel;
 use jailer::{Error, Exit, Launch, Process};
 use libtest_mimic::{Failed, Trial};
 
-use crate::host::{COMPONENTS, Deed, Jailed, Order, Outcome, TITLE};
+use crate::host::{self, COMPONENTS, Deed, Jailed, Order, Outcome, TITLE};
 
 pub(crate) fn trials() -> Vec<Trial> {
     let mut trials = Vec::new();
@@ -24,7 +24,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         add("it_has_namespaces_of_its_own", namespaces);
         add("dropping_it_kills_it", dropped);
         add("it_ends_with_the_thread_that_started_it", orphaned);
-        add("it_starts_within_a_quarter_of_a_second", start_up);
+        add("it_answers_once_its_jail_is_closed", answers);
     }
     trials.push(Trial::test("two_components_have_two_users", two_users));
     for (name, test) in [
@@ -124,7 +124,11 @@ fn descriptors(component: &str) -> Result<(), Failed> {
     let shared = jailed.directory.path().join("shared").display().to_string();
     let mut expected = vec!["/dev/null", "pipe", "pipe", "socket", &shared];
     if component == "dev-fs" {
+        // The piece of /proc, which is a mount of its own.
         expected.push("/");
+    }
+    if component == "vmm" && host::open_kvm().is_ok() {
+        expected.push("/dev/kvm");
     }
     expected.sort_unstable();
     ensure(seen == expected, format!("{seen:?}"))
@@ -160,16 +164,9 @@ fn orphaned(component: &str) -> Result<(), Failed> {
     )
 }
 
-fn start_up(component: &str) -> Result<(), Failed> {
-    // A bound that catches a mistake on a busy machine; docs/benchmarks.md has the figures.
-    let begun = Instant::now();
-    let mut jailed = jailed(component)?;
-    let ready = begun.elapsed();
-    ensure(
-        jailed.perform(&Deed::Nothing)? == Outcome::Done,
-        "it does not answer",
-    )?;
-    ensure(ready < Duration::from_millis(250), format!("{ready:?}"))
+fn answers(component: &str) -> Result<(), Failed> {
+    let outcome = jailed(component)?.perform(&Deed::Nothing)?;
+    ensure(outcome == Outcome::Done, format!("{outcome:?}"))
 }
 
 fn two_users() -> Result<(), Failed> {
@@ -233,7 +230,8 @@ fn no_program() -> Result<(), Failed> {
 }
 
 fn ends_at_once() -> Result<(), Failed> {
-    let (mut process, channel) = spawn(&fs::File::open("/bin/false")?, "x")?;
+    // The title tells a busybox which of its programs to be.
+    let (mut process, channel) = spawn(&fs::File::open("/bin/false")?, "false")?;
     let answer = handoff::await_ready(&channel, Duration::from_secs(10));
     ensure(
         matches!(answer, Err(handoff::Error::Died)),

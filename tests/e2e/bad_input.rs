@@ -1,0 +1,190 @@
+//! What cannot be, and what is said about it.
+
+use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Command};
+
+use crate::support::{fails, programs, tests};
+
+tests![
+    memory_and_cpus_out_of_range_are_usage_errors,
+    more_memory_than_the_host_has_is_refused,
+    a_share_that_does_not_exist_is_named,
+    a_directory_that_does_not_exist_is_no_image,
+    an_image_that_is_unknown_says_what_is_possible,
+    a_file_that_is_no_kernel_is_refused,
+    a_truncated_kernel_is_refused,
+    a_missing_device_program_is_named,
+    a_device_program_that_dies_at_once_is_named,
+    a_guest_without_an_init_shows_its_last_words,
+    a_working_directory_that_does_not_exist_is_named,
+    a_user_that_does_not_exist_is_named,
+    a_terminal_is_needed_for_one,
+];
+
+/// What clap says for arguments that make no sense.
+const USAGE: i32 = 2;
+
+fn memory_and_cpus_out_of_range_are_usage_errors() {
+    for memory in ["0", "1", "63M", "-1", "lots"] {
+        fails(&["--memory", memory, "host"], USAGE, &["memory"]);
+    }
+    for cpus in ["0", "255", "x"] {
+        fails(&["--cpus", cpus, "host"], USAGE, &["CPUs"]);
+    }
+}
+
+fn more_memory_than_the_host_has_is_refused() {
+    fails(
+        &["--memory", "512G", "host", "--", "true"],
+        125,
+        &["512 GiB", "this host has"],
+    );
+}
+
+fn a_share_that_does_not_exist_is_named() {
+    fails(
+        &["-v", "/no/such:/x", "host", "--", "true"],
+        125,
+        &["/no/such", "No such file"],
+    );
+    fails(
+        &["-v", "/etc/passwd:/x", "host", "--", "true"],
+        125,
+        &["/etc/passwd", "directory"],
+    );
+    fails(
+        &["-v", "/tmp", "host", "--", "true"],
+        USAGE,
+        &["no guest directory"],
+    );
+}
+
+fn a_directory_that_does_not_exist_is_no_image() {
+    fails(
+        &["/no/such", "--", "true"],
+        125,
+        &["/no/such", "No such file"],
+    );
+}
+
+fn an_image_that_is_unknown_says_what_is_possible() {
+    fails(
+        &["alpine", "--", "true"],
+        USAGE,
+        &["alpine", "busybox", "./"],
+    );
+}
+
+fn a_file_that_is_no_kernel_is_refused() {
+    fails(
+        &["--kernel", "/etc/passwd", "host", "--", "true"],
+        125,
+        &["/etc/passwd"],
+    );
+    fails(
+        &["--kernel", "/no/such", "host", "--", "true"],
+        125,
+        &["/no/such", "No such file"],
+    );
+}
+
+/// The kernel that machines run by default.
+fn kernel() -> Vec<u8> {
+    let cache = crumble::host::kernel_path().expect("a machine was run before");
+    fs::read(cache).unwrap()
+}
+
+fn a_truncated_kernel_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("vmlinux");
+    let whole = kernel();
+    for length in [40, 64, 300, whole.len() / 2] {
+        fs::write(&path, &whole[..length]).unwrap();
+        let path = path.to_str().unwrap();
+        fails(
+            &["--kernel", path, "host", "--", "true"],
+            125,
+            &["kernel", "truncated"],
+        );
+    }
+}
+
+/// Copies of the programs, to be tampered with.
+fn copies(directory: &Path) {
+    for entry in fs::read_dir(programs()).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap();
+        if path.is_file() && name.to_string_lossy().starts_with("crumble") {
+            fs::copy(&path, directory.join(name)).unwrap();
+        }
+    }
+    fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// Runs `true` with the programs in `directory` and returns what is said.
+fn complaint(directory: &Path) -> String {
+    let mut command = Command::new(directory.join("crumble"));
+    let output = command
+        .args(["run", "host", "--", "true"])
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(125), "{errors}");
+    errors
+}
+
+fn a_missing_device_program_is_named() {
+    for program in [
+        "crumble-vmm",
+        "crumble-dev-fs",
+        "crumble-dev-vsock",
+        "crumble-agent",
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        copies(directory.path());
+        fs::remove_file(directory.path().join(program)).unwrap();
+        let errors = complaint(directory.path());
+        assert!(
+            errors.contains(program) && errors.contains("No such file"),
+            "{errors}"
+        );
+    }
+}
+
+fn a_device_program_that_dies_at_once_is_named() {
+    for (program, name) in [("crumble-dev-fs", "fs-root"), ("crumble-vmm", "vmm")] {
+        let directory = tempfile::tempdir().unwrap();
+        copies(directory.path());
+        fs::copy("/bin/false", directory.path().join(program)).unwrap();
+        let errors = complaint(directory.path());
+        assert!(errors.contains(name), "{errors}");
+    }
+}
+
+/// A kernel that comes up and finds nothing to run ends in a panic, whose words are shown.
+fn a_guest_without_an_init_shows_its_last_words() {
+    let directory = tempfile::tempdir().unwrap();
+    copies(directory.path());
+    fs::write(directory.path().join("crumble-agent"), "not a program").unwrap();
+    let errors = complaint(directory.path());
+    assert!(errors.contains("Kernel panic"), "{errors}");
+}
+
+fn a_working_directory_that_does_not_exist_is_named() {
+    fails(
+        &["-w", "/no/such", "host", "--", "true"],
+        125,
+        &["/no/such"],
+    );
+}
+
+fn a_user_that_does_not_exist_is_named() {
+    fails(
+        &["-u", "nobody-of-this-name", "host", "--", "true"],
+        125,
+        &["nobody-of-this-name"],
+    );
+}
+
+fn a_terminal_is_needed_for_one() {
+    fails(&["-t", "host", "--", "true"], 125, &["terminal"]);
+}

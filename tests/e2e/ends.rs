@@ -1,0 +1,149 @@
+//! How machines end, and that nothing is left of them.
+
+use std::{
+    io::{BufRead, BufReader},
+    process::{Child, Stdio},
+    time::Duration,
+};
+
+use crumble::End;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use crate::support::{eventually, fails, family, left_behind, lives, machine, run, tests};
+
+tests![
+    a_signal_is_passed_on_to_the_command,
+    nothing_is_left_when_the_command_line_is_killed,
+    nothing_is_left_when_it_is_interrupted_while_booting,
+    three_requests_to_end_do_what_one_does_not,
+    a_guest_that_powers_off_ends_the_machine,
+    a_guest_that_reboots_ends_the_machine,
+    a_guest_that_panics_ends_the_machine,
+    a_device_that_is_killed_is_named,
+];
+
+/// A command that prints a line and waits, with its machine around it.
+fn running(script: &str) -> Child {
+    let script = format!("{script} echo up; while :; do sleep 0.1; done");
+    let mut child = run(["host", "--", "sh", "-c", &script])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    assert_eq!(line, "up\n");
+    child
+}
+
+fn send(child: &Child, signal: Signal) {
+    kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), signal).unwrap();
+}
+
+/// The processes of the machine, without `crumble` itself.
+fn components(child: &Child) -> Vec<(u32, String)> {
+    let mut family = family(child.id());
+    family.retain(|(pid, _)| *pid != child.id());
+    assert!(family.len() >= 3, "{family:?}");
+    family
+}
+
+#[track_caller]
+fn all_gone(processes: &[(u32, String)]) {
+    for (pid, title) in processes {
+        eventually(&format!("{title} still lives"), || !lives(*pid, title));
+    }
+    assert_eq!(left_behind(), Vec::<std::path::PathBuf>::new());
+}
+
+fn a_signal_is_passed_on_to_the_command() {
+    let mut child = running("trap 'exit 42' TERM;");
+    let processes = components(&child);
+    send(&child, Signal::SIGTERM);
+    assert_eq!(child.wait().unwrap().code(), Some(42));
+    all_gone(&processes);
+}
+
+fn nothing_is_left_when_the_command_line_is_killed() {
+    let mut child = running("");
+    let processes = components(&child);
+    send(&child, Signal::SIGKILL);
+    child.wait().unwrap();
+    all_gone(&processes);
+}
+
+fn nothing_is_left_when_it_is_interrupted_while_booting() {
+    let mut child = run(["host", "--", "true"])
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut processes = Vec::new();
+    eventually("no process was started", || {
+        processes = family(child.id());
+        processes.len() >= 3
+    });
+    send(&child, Signal::SIGINT);
+    assert_eq!(child.wait().unwrap().code(), Some(128 + 2));
+    all_gone(&processes);
+}
+
+fn three_requests_to_end_do_what_one_does_not() {
+    let mut child = running("trap '' TERM;");
+    let processes = components(&child);
+    for _ in 0..3 {
+        send(&child, Signal::SIGTERM);
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    assert_eq!(child.wait().unwrap().code(), Some(128 + 15));
+    all_gone(&processes);
+}
+
+/// Runs a shell command that ends its machine.
+fn end_by(script: &str) -> End {
+    let machine = machine("host");
+    let mut child = machine.command("sh").args(["-c", script]).spawn().unwrap();
+    let end = machine.wait().unwrap();
+    assert!(child.wait().is_err(), "the command outlived its machine");
+    end
+}
+
+fn a_guest_that_powers_off_ends_the_machine() {
+    assert_eq!(
+        end_by("echo o > /proc/sysrq-trigger; sleep 60"),
+        End::PowerOff
+    );
+}
+
+fn a_guest_that_reboots_ends_the_machine() {
+    assert_eq!(end_by("echo b > /proc/sysrq-trigger; sleep 60"), End::Reset);
+}
+
+fn a_guest_that_panics_ends_the_machine() {
+    assert_eq!(end_by("echo c > /proc/sysrq-trigger; sleep 60"), End::Panic);
+    // To the command line it is a machine that ended before its command.
+    let script = "echo c > /proc/sysrq-trigger; sleep 60";
+    fails(
+        &["host", "--", "sh", "-c", script],
+        125,
+        &["guest", "panic"],
+    );
+}
+
+fn a_device_that_is_killed_is_named() {
+    for title in ["crumble-dev-fs", "crumble-dev-vsock", "crumble-vmm"] {
+        let child = running("");
+        let processes = components(&child);
+        let (pid, _) = processes.iter().find(|p| p.1.starts_with(title)).unwrap();
+        kill(Pid::from_raw(i32::try_from(*pid).unwrap()), Signal::SIGKILL).unwrap();
+        let output = child.wait_with_output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(125), "{title}: {errors}");
+        assert!(errors.contains("SIGKILL"), "{title}: {errors}");
+        all_gone(&processes);
+    }
+}

@@ -1,0 +1,143 @@
+//! Directories of the host in the guest.
+
+use std::{
+    fs,
+    os::unix::fs::{MetadataExt, PermissionsExt},
+};
+
+use crate::support::{fails, output, stdout, tests};
+
+tests![
+    ten_thousand_files_are_read_and_written,
+    owners_and_modes_are_kept,
+    a_read_only_share_refuses_writes,
+    several_shares_are_told_apart,
+    nothing_outside_a_share_is_reached,
+    the_root_forgets_what_is_written,
+];
+
+fn share(directory: &tempfile::TempDir, options: &str) -> String {
+    format!("{}:/share{options}", directory.path().display())
+}
+
+fn ten_thousand_files_are_read_and_written() {
+    let directory = tempfile::tempdir().unwrap();
+    let input = directory.path().join("in");
+    fs::create_dir(&input).unwrap();
+    for number in 0..10_000 {
+        fs::write(input.join(format!("{number}")), format!("file {number}\n")).unwrap();
+    }
+    // One process that reads each file and writes it under another name.
+    let script = "mkdir out && cd in && cp -r . ../out && ls | wc -l";
+    let arguments = [
+        "-v",
+        &share(&directory, ""),
+        "-w",
+        "/share",
+        "host",
+        "--",
+        "sh",
+        "-c",
+        script,
+    ];
+    assert_eq!(stdout(&arguments).trim(), "10000");
+    let output = directory.path().join("out");
+    for number in 0..10_000 {
+        let text = fs::read_to_string(output.join(format!("{number}"))).unwrap();
+        assert_eq!(text, format!("file {number}\n"));
+    }
+}
+
+fn owners_and_modes_are_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("theirs");
+    fs::write(&file, "x").unwrap();
+    std::os::unix::fs::chown(&file, Some(1234), Some(2345)).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o4751)).unwrap();
+    let script = "stat -c '%u %g %a' theirs; touch ours; chown 77:88 ours; chmod 2640 ours";
+    let arguments = [
+        "-v",
+        &share(&directory, ""),
+        "-w",
+        "/share",
+        "host",
+        "--",
+        "sh",
+        "-c",
+        script,
+    ];
+    assert_eq!(stdout(&arguments), "1234 2345 4751\n");
+    let ours = fs::metadata(directory.path().join("ours")).unwrap();
+    assert_eq!(
+        (ours.uid(), ours.gid(), ours.mode() & 0o7777),
+        (77, 88, 0o2640)
+    );
+}
+
+fn a_read_only_share_refuses_writes() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("file"), "x").unwrap();
+    let script = "cat file; mount -o remount,rw /share; echo y > file || echo y > new";
+    let arguments = [
+        "-v",
+        &share(&directory, ":ro"),
+        "-w",
+        "/share",
+        "host",
+        "--",
+        "sh",
+        "-c",
+        script,
+    ];
+    let output = output(&arguments);
+    assert!(!output.status.success());
+    assert_eq!(output.stdout, b"x");
+    assert_eq!(
+        fs::read_to_string(directory.path().join("file")).unwrap(),
+        "x"
+    );
+    assert!(!directory.path().join("new").exists());
+}
+
+fn several_shares_are_told_apart() {
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    fs::write(one.path().join("name"), "one").unwrap();
+    fs::write(two.path().join("name"), "two").unwrap();
+    let first = format!("{}:/a/deep/path", one.path().display());
+    let second = format!("{}:/b:ro", two.path().display());
+    let arguments = [
+        "-v",
+        &first,
+        "-v",
+        &second,
+        "host",
+        "--",
+        "cat",
+        "/a/deep/path/name",
+        "/b/name",
+    ];
+    assert_eq!(stdout(&arguments), "onetwo");
+}
+
+fn nothing_outside_a_share_is_reached() {
+    let outer = tempfile::tempdir().unwrap();
+    let inner = outer.path().join("inner");
+    fs::create_dir(&inner).unwrap();
+    fs::write(outer.path().join("secret"), "secret").unwrap();
+    std::os::unix::fs::symlink(outer.path().join("secret"), inner.join("link")).unwrap();
+    let share = format!("{}:/share", inner.display());
+    // The link's target is looked up in the guest, whose root is the host's but for this file's
+    // directory being somewhere the guest has its own tmpfs on; ".." of the share is the guest's.
+    let script = "cat /share/../secret /share/link; ls /share/..";
+    let output = output(&["-v", &share, "busybox", "--", "sh", "-c", script]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(!text.contains("secret"), "{text}");
+}
+
+fn the_root_forgets_what_is_written() {
+    let name = format!("/var/tmp/crumble-e2e-{}", std::process::id());
+    let script = format!("echo x > {name} && cat {name}");
+    assert_eq!(stdout(&["host", "--", "sh", "-c", &script]), "x\n");
+    assert!(!fs::exists(&name).unwrap());
+    fails(&["host", "--", "cat", &name], 1, &[&name]);
+}
