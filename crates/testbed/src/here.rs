@@ -29,7 +29,10 @@ pub enum Here {
 pub fn why_not_here() -> Option<String> {
     match hv_kvm::probe() {
         Host::Native => None,
-        Host::Emulated { why } => Some(format!("this host's KVM cannot run Linux: {why}")),
+        // What the probe saw in detail is for `crumble doctor`.
+        Host::Emulated { .. } => Some(
+            "this host's KVM emulates the kernel mode of guests and cannot run Linux".to_owned(),
+        ),
         Host::Absent { why } => Some(format!("this host has no usable KVM: {why}")),
         Host::Denied { why } => Some(format!("this user may not use the host's KVM: {why}")),
     }
@@ -65,7 +68,7 @@ pub fn announce(why: &str, bin_dir: &std::path::Path) -> Result<Testbed> {
     let mut stderr = std::io::stderr();
     let _ = writeln!(
         stderr,
-        "{why}: running in the testbed, QEMU/TCG with a stock kernel and a real KVM"
+        "{why}: running in the testbed (QEMU/TCG with a stock kernel and a real KVM)"
     );
     let testbed = Testbed::open(bin_dir)?;
     if let Some(time) = testbed.booted() {
