@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{Seek, SeekFrom},
+    io::{self, ErrorKind, Seek, SeekFrom},
     os::unix::fs::FileExt,
 };
 
@@ -135,26 +135,29 @@ fn load_segment(
         memory,
         segment.address,
         segment.file_size,
-    )?;
+    )
+    .map_err(short)?;
     Ok(end)
 }
 
-/// Reads a piece of `file` straight into guest memory.
+/// Reads a piece of `file` straight into guest memory. A file that ends early is
+/// [`ErrorKind::UnexpectedEof`].
 pub(crate) fn read_into(
     file: &File,
     from: u64,
     memory: &GuestMemoryMmap,
     to: u64,
     length: u64,
-) -> Result<(), Error> {
+) -> io::Result<()> {
     let mut file = file;
-    file.seek(SeekFrom::Start(from)).map_err(Error::Read)?;
-    let length = usize::try_from(length).map_err(|_| Error::Kernel("a segment is out of range"))?;
-    for slice in memory.get_slices(GuestAddress(to), length, Permissions::Write)? {
-        file.read_exact_volatile(&mut slice?)
+    file.seek(SeekFrom::Start(from))?;
+    let length = usize::try_from(length).map_err(io::Error::other)?;
+    let slices = memory.get_slices(GuestAddress(to), length, Permissions::Write);
+    for slice in slices.map_err(io::Error::other)? {
+        file.read_exact_volatile(&mut slice.map_err(io::Error::other)?)
             .map_err(|error| match error {
-                VolatileMemoryError::IOError(source) => short(source),
-                _ => Error::Kernel("a segment is out of range"),
+                VolatileMemoryError::IOError(source) => source,
+                other => io::Error::other(other),
             })?;
     }
     Ok(())
@@ -205,8 +208,8 @@ fn read<const N: usize>(file: &File, offset: u64) -> Result<[u8; N], Error> {
     Ok(bytes)
 }
 
-fn short(error: std::io::Error) -> Error {
-    if error.kind() == std::io::ErrorKind::UnexpectedEof {
+fn short(error: io::Error) -> Error {
+    if error.kind() == ErrorKind::UnexpectedEof {
         Error::Kernel("the file is truncated")
     } else {
         Error::Read(error)
