@@ -7,10 +7,7 @@ use std::{
     thread,
 };
 
-use boot::{
-    Guest, Layout,
-    layout::input,
-};
+use boot::{Guest, Layout, layout::input};
 use handoff::Resources;
 use hv::{Hypervisor, RamOptions, Vcpu, Vm, x86_64};
 use vm_memory::GuestMemoryMmap;
@@ -157,8 +154,7 @@ where
             let _ = tell.send(Input::Device(event));
         });
         let limits = Limits::default();
-        let function =
-            virtio::vhost_user_device(&device, socket, memory, &host, limits, report);
+        let function = virtio::vhost_user_device(&device, socket, memory, &host, limits, report);
         let function = function.map_err(|source| Error::Device {
             name: device.name,
             source,
@@ -195,7 +191,7 @@ where
             if index == 0 {
                 let _ = tell.send(Input::Entered);
             }
-            let end = vcpu::run(&mut vcpu, &bus, &exits);
+            let end = vcpu::run_to_end(&mut vcpu, &bus, &exits);
             let _ = tell.send(Input::Ended(end));
         };
         thread::Builder::new()
