@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{Seek, SeekFrom},
+    io::{self, ErrorKind, Seek, SeekFrom},
     os::unix::fs::FileExt,
 };
 
@@ -51,14 +51,34 @@ pub(crate) fn load(
 ) -> Result<Kernel, Error> {
     let segments = segments(file)?;
     let entry = entry(file, &segments)?;
+    let mut loaded: Vec<&Segment> = segments
+        .iter()
+        .filter(|segment| segment.kind == PT_LOAD)
+        .collect();
+    loaded.sort_by_key(|segment| segment.address);
     let mut end = 0;
-    for segment in segments.iter().filter(|segment| segment.kind == PT_LOAD) {
-        end = end.max(load_segment(file, segment, memory, layout)?);
+    for segment in &loaded {
+        if segment.address < end {
+            return Err(Error::Kernel("its segments overlap"));
+        }
+        end = load_segment(file, segment, memory, layout)?;
     }
     if end == 0 {
         return Err(Error::Kernel("it has nothing to load"));
     }
+    if !loaded.iter().any(|segment| segment.contains(entry.into())) {
+        return Err(Error::Kernel("its PVH entry point is not in a segment"));
+    }
     Ok(Kernel { entry, end })
+}
+
+impl Segment {
+    /// Whether the byte at a guest address comes from the file.
+    fn contains(&self, address: u64) -> bool {
+        address
+            .checked_sub(self.address)
+            .is_some_and(|offset| offset < self.file_size)
+    }
 }
 
 fn segments(file: &File) -> Result<Vec<Segment>, Error> {
@@ -135,26 +155,29 @@ fn load_segment(
         memory,
         segment.address,
         segment.file_size,
-    )?;
+    )
+    .map_err(short)?;
     Ok(end)
 }
 
-/// Reads a piece of `file` straight into guest memory.
+/// Reads a piece of `file` straight into guest memory. A file that ends early is
+/// [`ErrorKind::UnexpectedEof`].
 pub(crate) fn read_into(
     file: &File,
     from: u64,
     memory: &GuestMemoryMmap,
     to: u64,
     length: u64,
-) -> Result<(), Error> {
+) -> io::Result<()> {
     let mut file = file;
-    file.seek(SeekFrom::Start(from)).map_err(Error::Read)?;
-    let length = usize::try_from(length).map_err(|_| Error::Kernel("a segment is out of range"))?;
-    for slice in memory.get_slices(GuestAddress(to), length, Permissions::Write)? {
-        file.read_exact_volatile(&mut slice?)
+    file.seek(SeekFrom::Start(from))?;
+    let length = usize::try_from(length).map_err(io::Error::other)?;
+    let slices = memory.get_slices(GuestAddress(to), length, Permissions::Write);
+    for slice in slices.map_err(io::Error::other)? {
+        file.read_exact_volatile(&mut slice.map_err(io::Error::other)?)
             .map_err(|error| match error {
-                VolatileMemoryError::IOError(source) => short(source),
-                _ => Error::Kernel("a segment is out of range"),
+                VolatileMemoryError::IOError(source) => source,
+                other => io::Error::other(other),
             })?;
     }
     Ok(())
@@ -205,8 +228,8 @@ fn read<const N: usize>(file: &File, offset: u64) -> Result<[u8; N], Error> {
     Ok(bytes)
 }
 
-fn short(error: std::io::Error) -> Error {
-    if error.kind() == std::io::ErrorKind::UnexpectedEof {
+fn short(error: io::Error) -> Error {
+    if error.kind() == ErrorKind::UnexpectedEof {
         Error::Kernel("the file is truncated")
     } else {
         Error::Read(error)
@@ -265,7 +288,7 @@ mod tests {
             file.extend(value.to_le_bytes());
         }
         file.extend(b"Xen\0");
-        file.extend(0x10_0020u32.to_le_bytes());
+        file.extend(0x10_0004u32.to_le_bytes());
         file.extend(code);
         file
     }
@@ -281,7 +304,7 @@ mod tests {
     #[test]
     fn a_kernel_is_loaded_where_it_says() {
         let (kernel, memory) = load_bytes(&kernel(b"the code"), 4 << 20).unwrap();
-        assert_eq!((kernel.entry, kernel.end), (0x10_0020, ADDRESS + 8 + 4096));
+        assert_eq!((kernel.entry, kernel.end), (0x10_0004, ADDRESS + 8 + 4096));
         let mut code = [0; 8];
         memory.read_slice(&mut code, GuestAddress(ADDRESS)).unwrap();
         assert_eq!(&code, b"the code");
@@ -293,6 +316,35 @@ mod tests {
         for length in 0..whole.len() {
             let error = load_bytes(&whole[..length], 4 << 20).unwrap_err();
             assert!(matches!(error, Error::Kernel(_)), "{length}: {error}");
+        }
+    }
+
+    #[test]
+    fn segments_that_overlap_are_refused() {
+        let mut bytes = kernel(b"the code");
+        // New headers at the end of the file: the note, a second segment in the zeros behind the
+        // first one's code, and the first.
+        let mut second = bytes[64 + 56..64 + 2 * 56].to_vec();
+        second[24..32].copy_from_slice(&(ADDRESS + 16).to_le_bytes());
+        let notes = bytes[64..64 + 56].to_vec();
+        bytes.extend(notes);
+        bytes.extend(&second);
+        let (at, headers) = (bytes.len() - 2 * 56, 3u16);
+        bytes.extend(bytes[64 + 56..64 + 2 * 56].to_vec());
+        bytes[32..40].copy_from_slice(&(at as u64).to_le_bytes());
+        bytes[56..58].copy_from_slice(&headers.to_le_bytes());
+        let error = load_bytes(&bytes, 4 << 20).unwrap_err().to_string();
+        assert!(error.contains("overlap"), "{error}");
+    }
+
+    #[test]
+    fn an_entry_point_outside_of_the_code_is_refused() {
+        for entry in [0u32, 0x10_0008, u32::MAX] {
+            let mut bytes = kernel(b"the code");
+            let note = 64 + 2 * 56 + 16;
+            bytes[note..note + 4].copy_from_slice(&entry.to_le_bytes());
+            let error = load_bytes(&bytes, 4 << 20).unwrap_err().to_string();
+            assert!(error.contains("entry point"), "{entry:#x}: {error}");
         }
     }
 

@@ -46,7 +46,8 @@ pub(crate) fn load(
         .filter(|start| *start >= kernel_end)
         .ok_or_else(|| too_small(kernel_end, length))?;
     for (archive, offset, size) in placed {
-        elf::read_into(archive, 0, memory, start.saturating_add(offset), size)?;
+        elf::read_into(archive, 0, memory, start.saturating_add(offset), size)
+            .map_err(Error::Initramfs)?;
     }
     Ok(Some(Initramfs { start, length }))
 }
@@ -85,6 +86,16 @@ mod tests {
             .read_slice(&mut bytes, GuestAddress(loaded.start))
             .unwrap();
         assert_eq!(&bytes, b"first\0\0\0second");
+    }
+
+    #[test]
+    fn an_archive_that_cannot_be_read_is_not_blamed_on_the_kernel() {
+        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
+        let named = tempfile::NamedTempFile::new().unwrap();
+        named.as_file().set_len(4096).unwrap();
+        let write_only = File::options().write(true).open(named.path()).unwrap();
+        let error = load(&[write_only], &memory, &Layout::new(1 << 20), 0).unwrap_err();
+        assert!(matches!(error, Error::Initramfs(_)), "{error}");
     }
 
     #[test]

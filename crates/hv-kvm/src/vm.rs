@@ -63,6 +63,10 @@ impl Vm for KvmVm {
     type MsiEvent = IrqfdMsi;
     type State = VmState;
 
+    fn address_bits(&self) -> u8 {
+        self.cpuid.address_bits()
+    }
+
     fn add_ram(&self, region: Arc<GuestRegionMmap>, options: RamOptions) -> Result<RamSlot> {
         self.ram().add(&self.vm, region, options)
     }

@@ -110,6 +110,9 @@ pub trait Vm: Send + Sync + 'static {
     /// Interrupt controllers and clock.
     type State: Serialize + DeserializeOwned;
 
+    /// How many bits a physical address of the guest has at most.
+    fn address_bits(&self) -> u8;
+
     /// Gives the guest a piece of memory at the region's guest address. The mapping is kept alive
     /// until [`Vm::remove_ram`].
     ///

@@ -19,7 +19,8 @@ impl Bus {
     pub(crate) fn read_port(&self, at: u16, data: &mut [u8]) {
         data.fill(0xff);
         if let Some(register) = serial_register(at) {
-            data.iter_mut().for_each(|byte| *byte = self.serial.read(register));
+            data.iter_mut()
+                .for_each(|byte| *byte = self.serial.read(register));
         } else if let (Some(value), Some(first)) = (power::read(at), data.first_mut()) {
             *first = value;
         }
@@ -29,7 +30,8 @@ impl Bus {
     pub(crate) fn write_port(&self, at: u16, data: &[u8]) -> Option<End> {
         if let Some(register) = serial_register(at) {
             // A string instruction writes several bytes to the one port.
-            data.iter().for_each(|byte| self.serial.write(register, *byte));
+            data.iter()
+                .for_each(|byte| self.serial.write(register, *byte));
             return None;
         }
         data.first().and_then(|value| power::write(at, *value))
@@ -57,7 +59,9 @@ impl Bus {
 }
 
 fn serial_register(at: u16) -> Option<u8> {
-    let register = at.checked_sub(port::SERIAL).filter(|_| SERIAL_PORTS.contains(&at))?;
+    let register = at
+        .checked_sub(port::SERIAL)
+        .filter(|_| SERIAL_PORTS.contains(&at))?;
     u8::try_from(register).ok()
 }
 

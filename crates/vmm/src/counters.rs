@@ -63,7 +63,10 @@ mod tests {
         two.count(ExitKind::PioWrite);
         two.count(ExitKind::MmioRead);
         let sums = counters.sums();
-        assert_eq!((sums["pio-write"], sums["mmio-read"], sums["other"]), (2, 1, 0));
+        assert_eq!(
+            (sums["pio-write"], sums["mmio-read"], sums["other"]),
+            (2, 1, 0)
+        );
     }
 
     #[test]

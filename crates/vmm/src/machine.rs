@@ -7,10 +7,7 @@ use std::{
     thread,
 };
 
-use boot::{
-    Guest, Layout,
-    layout::{self, input},
-};
+use boot::{Guest, Layout, layout::input};
 use handoff::Resources;
 use hv::{Hypervisor, RamOptions, Vcpu, Vm, x86_64};
 use vm_memory::GuestMemoryMmap;
@@ -32,6 +29,9 @@ use crate::{
 /// The most PCI devices besides the host bridge.
 const MAX_DEVICES: usize = pci::DEVICES - 1;
 
+/// Memory comes in multiples of this.
+const MEMORY_UNIT: u64 = 2 << 20;
+
 /// What the supervisor handed over, checked to be complete.
 pub(crate) struct Parts {
     kvm: OwnedFd,
@@ -49,9 +49,7 @@ impl Parts {
         if config.cpus == 0 || config.cpus == u8::MAX {
             return Err(Error::Config(format!("{} CPUs", config.cpus)));
         }
-        if config.memory < layout::HIGH_START {
-            return Err(Error::Config(format!("{} bytes of memory", config.memory)));
-        }
+        check_memory(config.memory)?;
         if config.devices.len() > MAX_DEVICES {
             return Err(Error::Config(format!("{} devices", config.devices.len())));
         }
@@ -78,6 +76,29 @@ impl Parts {
     }
 }
 
+/// Whether a machine may have `memory` bytes.
+fn check_memory(memory: u64) -> Result<(), Error> {
+    if memory == 0 || !memory.is_multiple_of(MEMORY_UNIT) {
+        return Err(Error::Config(format!(
+            "{memory} bytes of memory: it must be a multiple of 2 MiB"
+        )));
+    }
+    Ok(())
+}
+
+/// Whether all of the machine has addresses that its CPUs can form.
+fn check_addresses(layout: &Layout, bits: u8) -> Result<(), Error> {
+    let end = layout.pci_window().end;
+    if end.checked_shr(bits.into()).is_some_and(|above| above > 0) {
+        let mib = layout.low.saturating_add(layout.high) >> 20;
+        return Err(Error::Config(format!(
+            "{mib} MiB of memory: the addresses of this host's guests have {bits} bits, and devices \
+             come after the memory"
+        )));
+    }
+    Ok(())
+}
+
 /// A machine that runs.
 pub(crate) struct Machine {
     /// Presses the power button.
@@ -87,9 +108,10 @@ pub(crate) struct Machine {
 
 /// Puts the machine together and lets it run. What happens to it goes to `tell`.
 pub(crate) fn start(parts: Parts, tell: &Sender<Input>) -> Result<Machine, Error> {
-    let (memory, regions) = memory::create(&parts.layout)?;
     let kvm = hv_kvm::Kvm::from_fd(parts.kvm)?;
     let vm = Arc::new(kvm.create_vm()?);
+    check_addresses(&parts.layout, vm.address_bits())?;
+    let (memory, regions) = memory::create(&parts.layout)?;
     for region in regions {
         vm.add_ram(region, RamOptions::default())?;
     }
@@ -132,8 +154,7 @@ where
             let _ = tell.send(Input::Device(event));
         });
         let limits = Limits::default();
-        let function =
-            virtio::vhost_user_device(&device, socket, memory, &host, limits, report);
+        let function = virtio::vhost_user_device(&device, socket, memory, &host, limits, report);
         let function = function.map_err(|source| Error::Device {
             name: device.name,
             source,
@@ -170,7 +191,7 @@ where
             if index == 0 {
                 let _ = tell.send(Input::Entered);
             }
-            let end = vcpu::run(&mut vcpu, &bus, &exits);
+            let end = vcpu::run_to_end(&mut vcpu, &bus, &exits);
             let _ = tell.send(Input::Ended(end));
         };
         thread::Builder::new()
@@ -179,4 +200,26 @@ where
             .map_err(Error::system("start a vCPU's thread"))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_comes_in_pieces_of_2_mib() {
+        for memory in [0, 1 << 20, (64 << 20) + 4096, u64::MAX] {
+            assert!(check_memory(memory).is_err(), "{memory}");
+        }
+        assert!(check_memory(64 << 20).is_ok());
+    }
+
+    #[test]
+    fn a_machine_fits_the_addresses_of_its_cpus() {
+        let fits = |memory, bits| check_addresses(&Layout::new(memory), bits).is_ok();
+        assert!(fits(64 << 20, 36) && fits(512 << 30, 40));
+        // 64 GiB of addresses, of which devices take 16 and the hole 1.
+        assert!(fits(43 << 30, 36) && !fits(48 << 30, 36));
+        assert!(!fits(u64::MAX - (2 << 20), 52));
+    }
 }

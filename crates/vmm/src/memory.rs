@@ -45,12 +45,7 @@ fn sealed_file(size: u64) -> io::Result<File> {
     Ok(file)
 }
 
-fn map(
-    file: &Arc<File>,
-    offset: u64,
-    start: u64,
-    length: u64,
-) -> io::Result<Arc<GuestRegionMmap>> {
+fn map(file: &Arc<File>, offset: u64, start: u64, length: u64) -> io::Result<Arc<GuestRegionMmap>> {
     let length = usize::try_from(length).map_err(io::Error::other)?;
     let backing = FileOffset::from_arc(Arc::clone(file), offset);
     let mapping = MmapRegion::from_file(backing, length).map_err(io::Error::other)?;

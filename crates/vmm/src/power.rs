@@ -34,7 +34,8 @@ pub(crate) fn write(at: u16, value: u8) -> Option<End> {
 pub(crate) fn read(at: u16) -> Option<u8> {
     match at {
         port::SLEEP_STATUS => Some(WAKE_STATUS),
-        port::SLEEP_CONTROL | port::RESET => Some(0),
+        // The controller's input buffer is empty: Linux waits for that before it resets by it.
+        port::SLEEP_CONTROL | port::RESET | KEYBOARD => Some(0),
         port::PANIC => Some(PANICKED),
         _ => None,
     }
@@ -51,6 +52,11 @@ mod tests {
             .collect();
         assert!(ends.iter().all(|value| value & 0x3c == 0x34), "{ends:?}");
         assert_eq!(write(port::SLEEP_CONTROL, 0x34), Some(End::PowerOff));
+    }
+
+    #[test]
+    fn a_reset_by_the_keyboard_controller_need_not_wait() {
+        assert_eq!(read(KEYBOARD), Some(0));
     }
 
     #[test]

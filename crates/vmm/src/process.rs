@@ -106,12 +106,7 @@ fn listen(channel: &Channel, tell: Sender<Input>) -> Result<(), Error> {
 }
 
 /// Serves the supervisor until the machine ends.
-fn serve(
-    machine: &Machine,
-    channel: &Channel,
-    inputs: &Receiver<Input>,
-    began: Instant,
-) -> End {
+fn serve(machine: &Machine, channel: &Channel, inputs: &Receiver<Input>, began: Instant) -> End {
     let mut loaded_at = 0;
     for input in inputs {
         let now = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);

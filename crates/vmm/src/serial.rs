@@ -48,12 +48,11 @@ pub(crate) struct Serial {
 }
 
 impl Serial {
-    /// A port whose output goes to `console`.
+    /// A port whose output goes to `console`, which must be this process's own end of a pipe: it
+    /// becomes non-blocking for everyone who shares the open file.
     pub(crate) fn new(console: Option<File>) -> Result<Self, Error> {
         if let Some(file) = &console {
-            let nonblocking = FcntlArg::F_SETFL(OFlag::O_NONBLOCK);
-            let set = fcntl(file, nonblocking).map_err(io::Error::from);
-            set.map_err(Error::system("prepare the console"))?;
+            set_nonblocking(file).map_err(Error::system("prepare the console"))?;
         }
         let line = EventFd::new(EFD_NONBLOCK).map_err(Error::system("make an event"))?;
         let trigger = line.try_clone().map_err(Error::system("make an event"))?;
@@ -82,6 +81,13 @@ impl Serial {
     }
 }
 
+/// The other flags, append mode for one, stay as they are.
+fn set_nonblocking(file: &File) -> io::Result<()> {
+    let flags = OFlag::from_bits_retain(fcntl(file, FcntlArg::F_GETFL)?);
+    fcntl(file, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Seek};
@@ -97,6 +103,15 @@ mod tests {
         file.rewind().unwrap();
         file.read_to_string(&mut text).unwrap();
         assert_eq!(text, "hello");
+    }
+
+    #[test]
+    fn append_mode_survives() {
+        let named = tempfile::NamedTempFile::new().unwrap();
+        let file = File::options().append(true).open(named.path()).unwrap();
+        set_nonblocking(&file).unwrap();
+        let flags = OFlag::from_bits_retain(fcntl(&file, FcntlArg::F_GETFL).unwrap());
+        assert!(flags.contains(OFlag::O_APPEND | OFlag::O_NONBLOCK));
     }
 
     #[test]

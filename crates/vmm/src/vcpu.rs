@@ -1,12 +1,24 @@
 //! The loop of a vCPU's thread.
 
+use std::panic::{self, AssertUnwindSafe};
+
 use hv::{Exit, Vcpu};
 use wire::vmm::End;
 
 use crate::{bus::Bus, counters::Exits};
 
-/// Runs a vCPU until it ends the machine.
-pub(crate) fn run(vcpu: &mut impl Vcpu, bus: &Bus, exits: &Exits) -> End {
+/// Runs a vCPU until it ends the machine. A panic ends it too, where panics unwind.
+pub(crate) fn run_to_end(vcpu: &mut impl Vcpu, bus: &Bus, exits: &Exits) -> End {
+    or_panicked(|| run(vcpu, bus, exits))
+}
+
+/// The machine is about to end, so nobody sees what a panic left half done.
+fn or_panicked(run: impl FnOnce() -> End) -> End {
+    panic::catch_unwind(AssertUnwindSafe(run))
+        .unwrap_or_else(|_| End::Failed("a vCPU's thread panicked".to_owned()))
+}
+
+fn run(vcpu: &mut impl Vcpu, bus: &Bus, exits: &Exits) -> End {
     loop {
         let exit = match vcpu.run() {
             Ok(exit) => exit,
@@ -50,4 +62,16 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| (*error).source());
     let texts: Vec<_> = causes.map(ToString::to_string).collect();
     texts.join(": ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_an_end() {
+        let end = or_panicked(|| panic!("a defect"));
+        assert_eq!(end, End::Failed("a vCPU's thread panicked".to_owned()));
+        assert_eq!(or_panicked(|| End::Reset), End::Reset);
+    }
 }

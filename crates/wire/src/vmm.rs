@@ -18,7 +18,8 @@ pub struct Config {
     pub command_line: String,
     /// Resources that are concatenated, in this order, to the initramfs.
     pub initramfs: Vec<String>,
-    /// Write the serial port's output to the `console` resource, and read its input from it.
+    /// Write the serial port's output to the `console` resource: the writing end of a pipe that is
+    /// the VMM's alone, for the VMM makes it non-blocking. The port never has input.
     pub console: bool,
     /// The devices, in the order of their PCI slots.
     pub devices: Vec<Device>,

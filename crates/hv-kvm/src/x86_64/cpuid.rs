@@ -36,6 +36,16 @@ impl Cpuid {
         Ok(Self(entries))
     }
 
+    /// The width of physical addresses: what leaf 0x80000008 says of guests if it does, otherwise
+    /// what it says of the CPU; 36 bits without that leaf.
+    pub(crate) fn address_bits(&self) -> u8 {
+        let leaf = self.0.iter().find(|entry| entry.function == 0x8000_0008);
+        leaf.map_or(36, |entry| {
+            let [cpu, _, guest, _] = entry.eax.to_le_bytes();
+            if guest > 0 { guest } else { cpu }
+        })
+    }
+
     /// For the vCPU `index` of `count`, all of them cores of one package.
     pub(crate) fn of(&self, index: u8, count: u8) -> Result<CpuId> {
         let mut entries = self.0.clone();
@@ -106,6 +116,20 @@ mod tests {
         assert_eq!(placed(1, 0, 5, 8).ebx >> 24, 5);
         assert_eq!(placed(0xb, 0, 5, 8).edx, 5);
         assert_eq!(placed(0x8000_001e, 0, 5, 8).eax, 5);
+    }
+
+    #[test]
+    fn addresses_are_as_wide_as_the_host_lets_guests_have_them() {
+        let bits = |eax| {
+            let leaf = kvm_cpuid_entry2 {
+                function: 0x8000_0008,
+                eax,
+                ..Default::default()
+            };
+            Cpuid(vec![leaf]).address_bits()
+        };
+        assert_eq!((bits(0x3028), bits(0x30_3934)), (40, 48));
+        assert_eq!(Cpuid(Vec::new()).address_bits(), 36);
     }
 
     #[test]
