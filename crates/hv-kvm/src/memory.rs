@@ -89,8 +89,8 @@ fn set(
         userspace_addr: region.as_ptr().addr() as u64,
     };
     // SAFETY: the address and the size are those of a mapping that `Ram` owns a share of. It gives
-    // that up only after the slot has been deleted, or when the machine is gone: `KvmVm` drops its
-    // `VmFd` first, and a vCPU that still runs holds the whole `KvmVm`.
+    // that up only after the slot has been deleted, or when nobody can run the guest any more:
+    // each vCPU shares `Ram` and drops its descriptor first.
     unsafe { vm.set_user_memory_region(region) }.map_err(call("KVM_SET_USER_MEMORY_REGION"))
 }
 

@@ -2,7 +2,9 @@
 //! appendix E).
 
 use hv::{Error, Result};
-use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
+use kvm_bindings::{
+    CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2,
+};
 use kvm_ioctls::{Cap, Kvm};
 
 use crate::call;
@@ -33,6 +35,7 @@ impl Cpuid {
                 entry.ecx |= TSC_DEADLINE;
             }
         }
+        complete_topology(&mut entries);
         Ok(Self(entries))
     }
 
@@ -53,6 +56,22 @@ impl Cpuid {
             place(entry, index.into(), count.into());
         }
         CpuId::from_entries(&entries).map_err(|_| Error::Missing("room for CPUID entries"))
+    }
+}
+
+/// Makes the extended topology leaves, where there are any, of three levels. KVM may offer the
+/// first alone, in which a guest would find each CPU in a package of its own.
+fn complete_topology(entries: &mut Vec<kvm_cpuid_entry2>) {
+    let extended = |entry: &kvm_cpuid_entry2| matches!(entry.function, 0xb | 0x1f);
+    let first = |entry: &&kvm_cpuid_entry2| extended(entry) && entry.index == 0;
+    let firsts: Vec<_> = entries.iter().filter(first).copied().collect();
+    entries.retain(|entry| !extended(entry));
+    for entry in firsts {
+        entries.extend((0..3).map(|index| kvm_cpuid_entry2 {
+            index,
+            flags: KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
+            ..entry
+        }));
     }
 }
 
@@ -136,6 +155,24 @@ mod tests {
     fn one_cpu_alone_is_no_package_of_several() {
         assert_eq!(placed(1, 0, 0, 1).edx & HTT, 0);
         assert_eq!(placed(1, 0, 0, 2).edx & HTT, HTT);
+    }
+
+    #[test]
+    fn a_topology_of_one_level_gets_the_others() {
+        let leaf = |function, index| kvm_cpuid_entry2 {
+            function,
+            index,
+            ..Default::default()
+        };
+        let mut entries = vec![leaf(1, 0), leaf(0xb, 0), leaf(0x1f, 0), leaf(0x1f, 1)];
+        complete_topology(&mut entries);
+        let levels = |function| {
+            let levels = entries.iter().filter(|entry| entry.function == function);
+            levels.map(|entry| entry.index).collect::<Vec<_>>()
+        };
+        assert_eq!(levels(1), [0]);
+        assert_eq!(levels(0xb), [0, 1, 2]);
+        assert_eq!(levels(0x1f), [0, 1, 2]);
     }
 
     #[test]
