@@ -27,6 +27,12 @@ struct Byte(NonNull<AtomicU8>);
 // SAFETY: it points to an atomic, which any thread may use.
 unsafe impl Send for Byte {}
 
+thread_local! {
+    /// The calling thread's number, asked for once: it is needed at every entry to a guest.
+    // SAFETY: the call has no preconditions.
+    static THREAD: libc::pid_t = unsafe { libc::gettid() };
+}
+
 struct Target {
     /// `None` when the vCPU is gone.
     byte: Option<Byte>,
@@ -55,9 +61,7 @@ impl KvmKicker {
 
     /// From now on kicks go to the calling thread.
     pub(crate) fn runs_here(&self) {
-        // SAFETY: the call has no preconditions.
-        let thread = unsafe { libc::gettid() };
-        self.lock().thread = thread;
+        self.lock().thread = THREAD.with(|thread| *thread);
     }
 
     /// Forgets kicks that have not been answered yet.
