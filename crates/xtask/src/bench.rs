@@ -1,15 +1,109 @@
 //! Measurements, side by side.
+//!
+//! They are taken where machines run: in the testbed this program runs itself again inside the
+//! box, so that neither the way there nor the box's boot is in a number.
+
+mod boot;
+mod cost;
+mod series;
+mod traffic;
+
+use std::{env, ffi::OsString, path::PathBuf};
 
 use clap::ValueEnum;
+use kernel::{Cache, Kernel, Source};
+use testbed::{BIN_DIR, IN_THE_BOX};
 
-use crate::error::Result;
+use crate::{
+    error::{Error, Result},
+    run::Place,
+    setup,
+};
 
 /// A table of docs/benchmarks.md.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Table {
+    /// Boot to power-off, beside QEMU's microvm.
     Boot,
+    /// Exits to the VMM during traffic.
+    Traffic,
+    /// Private memory of the processes of a machine, and the sizes of the binaries.
+    Cost,
 }
 
-pub(crate) fn bench(_tables: &[Table], _runs: u32) -> Result {
+const ALL: [Table; 3] = [Table::Boot, Table::Traffic, Table::Cost];
+
+/// A kernel to measure with, and what it is called in the tables.
+#[derive(Debug)]
+pub(crate) struct Guest {
+    name: &'static str,
+    kernel: Kernel,
+    /// For `crumble run --kernel`; none for the default.
+    path: Option<PathBuf>,
+}
+
+/// Measures, here or in the testbed.
+pub(crate) fn bench(tables: &[Table], runs: u32) -> Result {
+    let tables = if tables.is_empty() { &ALL } else { tables };
+    if runs == 0 {
+        return Err(Error::Other("there is nothing to measure in 0 runs".into()));
+    }
+    if env::var_os(IN_THE_BOX).is_some() {
+        let bin_dir = env::var_os(BIN_DIR).map(PathBuf::from).unwrap_or_default();
+        return measure(tables, runs, &bin_dir);
+    }
+    // Its rival is installed for the testbed; a host with a KVM of its own needs it here.
+    setup::for_machines(true)?;
+    let place = Place::ready()?;
+    if place.testbed.is_none() {
+        return measure(tables, runs, &place.bin_dir);
+    }
+    let program = env::current_exe().map_err(crate::error::file("find", "this program"))?;
+    let mut argv: Vec<OsString> = vec![program.into(), "bench".into()];
+    argv.extend(["--runs".into(), runs.to_string().into()]);
+    argv.extend(tables.iter().map(|table| table.name().into()));
+    place.run(argv)
+}
+
+impl Table {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Boot => "boot",
+            Self::Traffic => "traffic",
+            Self::Cost => "cost",
+        }
+    }
+}
+
+fn measure(tables: &[Table], runs: u32, bin_dir: &std::path::Path) -> Result {
+    let guests = guests()?;
+    for table in tables {
+        match table {
+            Table::Boot => boot::print(&guests, runs, bin_dir)?,
+            Table::Traffic => traffic::print(bin_dir)?,
+            Table::Cost => cost::print(&guests, bin_dir)?,
+        }
+    }
     Ok(0)
+}
+
+/// The distribution's kernel and, if it was built, the tuned one.
+fn guests() -> Result<Vec<Guest>> {
+    let cache = Cache::of_user().map_err(testbed::Error::from)?;
+    let resolve = |source| kernel::resolve(&source, &cache, &mut |step| println!("{step}"));
+    let stock = resolve(Source::Distribution).map_err(testbed::Error::from)?;
+    let mut guests = vec![Guest {
+        name: "distribution's",
+        kernel: stock,
+        path: None,
+    }];
+    match resolve(Source::Tuned) {
+        Ok(tuned) => guests.push(Guest {
+            name: "tuned",
+            path: Some(tuned.vmlinux.clone()),
+            kernel: tuned,
+        }),
+        Err(error) => println!("only one kernel is measured: {error}\n"),
+    }
+    Ok(guests)
 }

@@ -111,7 +111,12 @@ pub(crate) const HOUSE: &[Row] = &[
         ],
         &[],
     ),
-    row("xtask", 4, &["testbed", "kernel"], &[]),
+    row(
+        "xtask",
+        4,
+        &["crumble", "kernel", "supervisor", "testbed", "wire"],
+        &[],
+    ),
     row(
         "tests",
         4,
