@@ -6,8 +6,9 @@ use std::{
     os::unix::fs::FileExt,
 };
 
-use nix::{errno::Errno, sys::sendfile::sendfile};
-use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+use vm_memory::{
+    GuestAddress, GuestMemory, GuestMemoryMmap, Permissions, ReadVolatile, VolatileMemoryError,
+};
 
 use crate::{Error, Layout, layout};
 
@@ -159,8 +160,7 @@ fn load_segment(
     Ok(end)
 }
 
-/// Copies a piece of `file` into guest memory, from file to file: through the mapping each page
-/// would be faulted in, and cleared, before it is overwritten. A file that ends early is
+/// Reads a piece of `file` straight into guest memory. A file that ends early is
 /// [`ErrorKind::UnexpectedEof`].
 pub(crate) fn read_into(
     file: &File,
@@ -169,28 +169,16 @@ pub(crate) fn read_into(
     to: u64,
     length: u64,
 ) -> io::Result<()> {
-    if length == 0 {
-        return Ok(());
-    }
-    let outside = || io::Error::other("it does not fit one piece of file-backed memory");
-    let (region, start) = memory
-        .to_region_addr(GuestAddress(to))
-        .ok_or_else(outside)?;
-    let room = region.len().saturating_sub(start.raw_value());
-    let backing = region.file_offset().filter(|_| length <= room);
-    let backing = backing.ok_or_else(outside)?;
-    let mut target = backing.file();
-    let at = backing.start().checked_add(start.raw_value());
-    target.seek(SeekFrom::Start(at.ok_or_else(outside)?))?;
-    let mut from = i64::try_from(from).map_err(io::Error::other)?;
-    let mut left = usize::try_from(length).map_err(io::Error::other)?;
-    while left > 0 {
-        match sendfile(target, file, Some(&mut from), left) {
-            Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
-            Ok(copied) => left = left.saturating_sub(copied),
-            Err(Errno::EINTR) => {}
-            Err(errno) => return Err(errno.into()),
-        }
+    let mut file = file;
+    file.seek(SeekFrom::Start(from))?;
+    let length = usize::try_from(length).map_err(io::Error::other)?;
+    let slices = memory.get_slices(GuestAddress(to), length, Permissions::Write);
+    for slice in slices.map_err(io::Error::other)? {
+        file.read_exact_volatile(&mut slice.map_err(io::Error::other)?)
+            .map_err(|error| match error {
+                VolatileMemoryError::IOError(source) => source,
+                other => io::Error::other(other),
+            })?;
     }
     Ok(())
 }
@@ -309,7 +297,7 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(bytes).unwrap();
         let size = usize::try_from(memory_size).unwrap();
-        let memory = crate::tests::memory(size);
+        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), size)]).unwrap();
         load(&file, &memory, &Layout::new(memory_size)).map(|kernel| (kernel, memory))
     }
 

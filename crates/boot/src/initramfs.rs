@@ -76,7 +76,7 @@ mod tests {
 
     #[test]
     fn archives_follow_each_other_at_the_end_of_memory() {
-        let memory = crate::tests::memory(1 << 20);
+        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
         let layout = Layout::new(1 << 20);
         let archives = [file(b"first"), file(b"second")];
         let loaded = load(&archives, &memory, &layout, 0).unwrap().unwrap();
@@ -90,7 +90,7 @@ mod tests {
 
     #[test]
     fn an_archive_that_cannot_be_read_is_not_blamed_on_the_kernel() {
-        let memory = crate::tests::memory(1 << 20);
+        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
         let named = tempfile::NamedTempFile::new().unwrap();
         named.as_file().set_len(4096).unwrap();
         let write_only = File::options().write(true).open(named.path()).unwrap();
@@ -100,7 +100,7 @@ mod tests {
 
     #[test]
     fn none_is_none_and_too_much_is_an_error() {
-        let memory = crate::tests::memory(1 << 20);
+        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
         let layout = Layout::new(1 << 20);
         assert_eq!(load(&[], &memory, &layout, 0).unwrap(), None);
         let archives = [file(&[0; 4096])];

@@ -96,18 +96,3 @@ pub fn load(guest: &Guest<'_>, memory: &GuestMemoryMmap, layout: &Layout) -> Res
         start_info,
     })
 }
-
-#[cfg(test)]
-mod tests {
-    use vm_memory::{FileOffset, GuestAddress};
-
-    use super::*;
-
-    /// Memory as a machine's: a mapped file.
-    pub(crate) fn memory(size: usize) -> GuestMemoryMmap {
-        let file = tempfile::tempfile().unwrap();
-        file.set_len(size as u64).unwrap();
-        let range = (GuestAddress(0), size, Some(FileOffset::new(file, 0)));
-        GuestMemoryMmap::from_ranges_with_files([range]).unwrap()
-    }
-}
