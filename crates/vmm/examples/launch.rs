@@ -8,6 +8,8 @@
 //! `--press` presses the power button that long after the machine was started.
 //! VMM is the program `crumble-vmm`, KERNEL an ELF `vmlinux`.
 
+#![expect(clippy::print_stdout, reason = "this is a program's output")]
+
 use std::{
     fs::File,
     io::{self, Read, Write},
