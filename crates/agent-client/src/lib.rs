@@ -59,6 +59,14 @@ pub enum Error {
     Unexpected,
 }
 
+impl Error {
+    /// Whether this is the loss of the guest rather than its answer.
+    #[must_use]
+    pub const fn is_loss(&self) -> bool {
+        matches!(self, Self::Connect(_) | Self::Wire(_) | Self::Vanished)
+    }
+}
+
 type Connect = dyn Fn(u32) -> io::Result<UnixStream> + Send + Sync;
 
 /// A guest's agent.

@@ -102,3 +102,30 @@ pub(crate) fn status_code(status: crumble::ExitStatus) -> u8 {
 pub(crate) fn signal_name(number: i32) -> String {
     Signal::try_from(number).map_or_else(|_| format!("signal {number}"), |s| s.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_are_128_and_their_number() {
+        assert_eq!((signal_code(2), signal_code(15)), (130, 143));
+        assert_eq!((signal_code(-1), signal_code(1000)), (255, 255));
+        assert_eq!(signal_name(15), "SIGTERM");
+    }
+
+    #[test]
+    fn failures_have_the_codes_of_podman_and_timeout() {
+        let limit = humantime::format_duration(std::time::Duration::from_secs(1));
+        assert_eq!(Failure::Timeout(limit).code(), 124);
+        assert_eq!(Failure::NoTerminal.code(), 125);
+        let refused = |kind| {
+            let message = String::new();
+            let error = crumble::Error::Agent(crumble::AgentError::Refused { kind, message });
+            Failure::from(error).code()
+        };
+        assert_eq!(refused(crumble::FailureKind::NotExecutable), 126);
+        assert_eq!(refused(crumble::FailureKind::NotFound), 127);
+        assert_eq!(refused(crumble::FailureKind::Other), 125);
+    }
+}

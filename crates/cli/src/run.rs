@@ -261,3 +261,74 @@ fn finish(options: &Run, ran: &Ran) -> Result<Duration, Failure> {
 fn system(what: &'static str) -> impl FnOnce(io::Error) -> Failure {
     move |source| Failure::System { what, source }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::arguments::{Arguments, Verb};
+
+    fn parse(line: &str) -> Result<Run, clap::Error> {
+        let words = ["crumble", "run"]
+            .into_iter()
+            .chain(line.split_whitespace());
+        match Arguments::try_parse_from(words)?.verb {
+            Verb::Run(run) => Ok(*run),
+            Verb::Doctor => panic!("not a run"),
+        }
+    }
+
+    #[test]
+    fn what_follows_the_image_is_the_command_s() {
+        for line in ["host -- ls -l --all", "host ls -l --all"] {
+            assert_eq!(parse(line).unwrap().command, ["ls", "-l", "--all"]);
+        }
+        let run = parse("-it --cpus 2 -m 1G -v /a:/b:ro busybox").unwrap();
+        assert!(run.interactive && run.tty && run.command.is_empty());
+        assert_eq!((run.cpus.get(), run.memory.bytes()), (2, 1 << 30));
+    }
+
+    #[test]
+    fn nonsense_is_refused_by_name() {
+        for (line, word) in [
+            ("--cpus 0 host", "CPUs"),
+            ("--memory 1 host", "memory"),
+            ("-v /a host", "guest directory"),
+            ("--timeout soon host", "soon"),
+            ("alpine", "busybox"),
+            ("--frobnicate host", "frobnicate"),
+        ] {
+            let message = parse(line).unwrap_err().to_string();
+            assert!(message.contains(word), "{line}: {message}");
+        }
+    }
+
+    #[test]
+    fn a_variable_without_a_value_is_the_caller_s() {
+        assert_eq!(
+            variable_of("A=b=c".as_ref()),
+            Some(("A".into(), "b=c".into()))
+        );
+        assert_eq!(variable_of("A=".as_ref()), Some(("A".into(), "".into())));
+        let path = env::var_os("PATH").unwrap();
+        assert_eq!(variable_of("PATH".as_ref()), Some(("PATH".into(), path)));
+        assert_eq!(variable_of("NO_SUCH_VARIABLE".as_ref()), None);
+    }
+
+    #[test]
+    fn messages_decide_how_the_wait_ends() {
+        let hear = |messages: &[i32], deadline| {
+            let (tell, hear) = mpsc::channel();
+            for signal in messages {
+                tell.send(Message::Signal(*signal)).unwrap();
+            }
+            attend(&hear, deadline, false).unwrap()
+        };
+        // Before the command runs there is nobody to pass a request to end on to.
+        let early = hear(&[SIGWINCH, 15], None);
+        assert!(matches!(early, Attended::Signalled(15)));
+        let late = hear(&[], Some(Instant::now()));
+        assert!(matches!(late, Attended::TimedOut));
+    }
+}

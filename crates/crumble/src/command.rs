@@ -5,6 +5,7 @@ use std::{
     fmt,
     io::{self, Read},
     os::unix::{ffi::OsStrExt, net::UnixStream},
+    sync::{Arc, Weak},
     thread::{self, JoinHandle},
 };
 
@@ -123,8 +124,10 @@ impl<'m> Command<'m> {
         let [stdin, stdout, stderr] = wanted.map(|stdio| stdio != Stdio::Null);
         let mut exec = self.exec.clone();
         exec.attach(stdin, stdout, stderr);
-        let process = self.machine.agent().exec(exec)?;
-        Child::new(process, wanted)
+        let machine = self.machine.inner();
+        let process = self.machine.agent().exec(exec);
+        let process = process.map_err(|error| Error::of_agent(error, machine))?;
+        Child::new(process, wanted, Arc::downgrade(machine))
     }
 }
 
@@ -142,10 +145,16 @@ pub struct Child {
     pub terminal: Option<UnixStream>,
     process: agent_client::Child,
     copiers: Vec<JoinHandle<()>>,
+    /// Weak, so that a child does not keep its machine alive.
+    machine: Weak<supervisor::Machine>,
 }
 
 impl Child {
-    fn new(mut process: agent_client::Child, wanted: [Stdio; 3]) -> Result<Self, Error> {
+    fn new(
+        mut process: agent_client::Child,
+        wanted: [Stdio; 3],
+        machine: Weak<supervisor::Machine>,
+    ) -> Result<Self, Error> {
         let [stdin, stdout, stderr] = wanted.map(|stdio| stdio == Stdio::Inherit);
         let mut child = Self {
             stdin: process.stdin.take(),
@@ -154,6 +163,7 @@ impl Child {
             terminal: process.terminal.take(),
             process,
             copiers: Vec::new(),
+            machine,
         };
         if let Some(stream) = child.terminal.take_if(|_| stdin && stdout) {
             let input = stream.try_clone().map_err(Error::Stream)?;
@@ -183,7 +193,13 @@ impl Child {
     /// If the machine ends before the command.
     pub fn wait(&mut self) -> Result<ExitStatus, Error> {
         self.stdin = None;
-        let exit = self.process.wait()?;
+        let exit = self
+            .process
+            .wait()
+            .map_err(|error| match self.machine.upgrade() {
+                Some(machine) => Error::of_agent(error, &machine),
+                None => error.into(),
+            })?;
         for copier in self.copiers.drain(..) {
             // A copier that panicked has said so.
             let _ = copier.join();

@@ -1,6 +1,6 @@
 //! What can go wrong with a machine, in words for whoever started it.
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use agent_client::FailureKind;
 
@@ -54,6 +54,9 @@ pub enum Error {
     /// The machine did not start, or ended.
     #[error(transparent)]
     Machine(Arc<supervisor::Error>),
+    /// The machine ended before the command did.
+    #[error("the machine ended before the command: {0}")]
+    Ended(wire::vmm::End),
     /// A command could not be run, or the conversation with the guest failed.
     #[error(transparent)]
     Agent(#[from] agent_client::Error),
@@ -77,7 +80,23 @@ impl From<Arc<supervisor::Error>> for Error {
     }
 }
 
+/// How long a machine may take to end after its streams have: the VMM's last word and the
+/// processes' ends arrive one after the other.
+const END_WITHIN: Duration = Duration::from_secs(2);
+
 impl Error {
+    /// What the agent's silence really means, if the machine has ended.
+    pub(crate) fn of_agent(error: agent_client::Error, machine: &supervisor::Machine) -> Self {
+        if !error.is_loss() {
+            return error.into();
+        }
+        match machine.wait_timeout(END_WITHIN) {
+            Some(Err(cause)) => cause.into(),
+            Some(Ok(end)) => Self::Ended(end),
+            None => error.into(),
+        }
+    }
+
     /// The guest's reason why a command did not start, if this is one.
     #[must_use]
     pub const fn refusal(&self) -> Option<FailureKind> {

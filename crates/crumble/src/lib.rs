@@ -20,7 +20,7 @@ pub mod host;
 mod machine;
 mod stdio;
 
-pub use agent_client::{FailureKind, Remote, Size};
+pub use agent_client::{Error as AgentError, FailureKind, Remote, Size};
 pub use command::{Child, Command, ExitStatus, Output};
 pub use error::Error;
 pub use machine::{Builder, Machine};

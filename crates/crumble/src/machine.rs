@@ -221,6 +221,10 @@ impl Machine {
         self.inner.timings()
     }
 
+    pub(crate) const fn inner(&self) -> &Arc<supervisor::Machine> {
+        &self.inner
+    }
+
     pub(crate) const fn agent(&self) -> &Client {
         &self.agent
     }

@@ -27,17 +27,22 @@ struct Byte(NonNull<AtomicU8>);
 // SAFETY: it points to an atomic, which any thread may use.
 unsafe impl Send for Byte {}
 
-thread_local! {
-    /// The calling thread's number, asked for once: it is needed at every entry to a guest.
-    // SAFETY: the call has no preconditions.
-    static THREAD: libc::pid_t = unsafe { libc::gettid() };
-}
-
 struct Target {
     /// `None` when the vCPU is gone.
     byte: Option<Byte>,
     /// The thread that last ran the vCPU.
     thread: libc::pid_t,
+}
+
+impl Target {
+    /// Stores the byte, unless the vCPU is gone.
+    fn store(&self, value: u8) -> Option<()> {
+        let byte = self.byte.as_ref()?;
+        // SAFETY: it points into the vCPU's mapping, which exists while `byte` is `Some`: `retire`
+        // takes the lock, that the caller holds, before the mapping goes. The kernel only reads it.
+        unsafe { byte.0.as_ref() }.store(value, Ordering::SeqCst);
+        Some(())
+    }
 }
 
 /// Makes one vCPU exit.
@@ -61,26 +66,20 @@ impl KvmKicker {
 
     /// From now on kicks go to the calling thread.
     pub(crate) fn runs_here(&self) {
-        self.lock().thread = THREAD.with(|thread| *thread);
+        // SAFETY: the call has no preconditions.
+        let thread = unsafe { libc::gettid() };
+        self.lock().thread = thread;
     }
 
-    /// Forgets kicks that have not been answered yet.
+    /// Forgets kicks that have not been answered yet. A kick that has only stored its byte so far
+    /// sends its signal first, or that would interrupt the next run as well.
     pub(crate) fn answered(&self) {
-        self.store(0);
+        self.lock().store(0);
     }
 
     /// From now on kicks do nothing.
     pub(crate) fn retire(&self) {
         self.lock().byte = None;
-    }
-
-    fn store(&self, value: u8) -> Option<libc::pid_t> {
-        let target = self.lock();
-        let byte = target.byte.as_ref()?;
-        // SAFETY: it points into the vCPU's mapping, which exists while `byte` is `Some`: `retire`
-        // takes the lock, that is held here, before the mapping goes. The kernel only reads it.
-        unsafe { byte.0.as_ref() }.store(value, Ordering::SeqCst);
-        Some(target.thread)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Target> {
@@ -90,13 +89,15 @@ impl KvmKicker {
 
 impl hv::Kicker for KvmKicker {
     fn kick(&self) {
-        let Some(thread @ 1..) = self.store(1) else {
+        // Held until the signal is sent, see `answered`.
+        let target = self.lock();
+        if target.store(1).is_none() || target.thread == 0 {
             return;
-        };
+        }
         let process = std::process::id();
         // SAFETY: the call has no preconditions. Should the thread have ended and its number been
         // reused within this process, that thread runs `ignore`.
-        unsafe { libc::syscall(libc::SYS_tgkill, process, thread, SIGRTMIN()) };
+        unsafe { libc::syscall(libc::SYS_tgkill, process, target.thread, SIGRTMIN()) };
     }
 }
 

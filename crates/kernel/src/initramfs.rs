@@ -8,7 +8,7 @@ use std::{
 use wire::agent::{MODULES_PATH, SETUP_PATH, Setup};
 
 use crate::{
-    Cache, Kernel,
+    Cache, Kernel, USEFUL_MODULES,
     cpio::Archive,
     error::{Result, file},
     modules::{Module, Tree},
@@ -35,7 +35,12 @@ const DIRECTORIES: &[(&str, u32)] = &[
 pub fn initramfs(kernel: &Kernel, agent: &Path, wanted: &[&str], cache: &Cache) -> Result<PathBuf> {
     let init = fs::read(agent).map_err(file("read the agent", agent))?;
     let mut modules = match &kernel.modules {
-        Some(directory) => Tree::open(directory)?.load_order(wanted)?,
+        Some(directory) => {
+            let tree = Tree::open(directory)?;
+            let useful = USEFUL_MODULES.iter().filter(|name| tree.has(name));
+            let all: Vec<&str> = wanted.iter().chain(useful).copied().collect();
+            tree.load_order(&all)?
+        }
         None => Vec::new(),
     };
     if !kernel.keep_signatures {

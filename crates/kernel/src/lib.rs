@@ -42,3 +42,12 @@ pub const MACHINE_MODULES: &[&str] = &[
     // How the host reaches the agent.
     "vmw_vsock_virtio_transport",
 ];
+
+/// The modules that a machine is better for, and runs without: those that a kernel does not have
+/// are left out of the [`initramfs()`].
+pub(crate) const USEFUL_MODULES: &[&str] = &[
+    // The kernel's panic ends the machine as one, by the device that the VMM's ACPI tables name.
+    "pvpanic_mmio",
+    // The power button wakes whoever listens for it.
+    "button",
+];

@@ -57,6 +57,11 @@ impl Tree {
         })
     }
 
+    /// Whether there is a module of this name, with underscores.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.modules.contains_key(name)
+    }
+
     /// The wanted modules and all that they need, in an order in which they load. What is built
     /// into the kernel is left out.
     ///

@@ -169,3 +169,23 @@ fn names_that_the_kernel_would_not_take_are_refused() {
         ));
     }
 }
+
+#[test]
+fn a_kernel_without_the_merely_useful_modules_is_used_all_the_same() {
+    let directory = tempfile::tempdir().unwrap();
+    let agent = directory.path().join("agent");
+    fs::write(&agent, "the agent").unwrap();
+    let cache = Cache::at(directory.path().join("cache"));
+    let modules = directory.path().join("modules");
+    fs::create_dir(&modules).unwrap();
+    let kernel = Kernel {
+        modules: Some(modules.clone()),
+        ..kernel()
+    };
+    fs::write(modules.join("modules.order"), "").unwrap();
+    initramfs(&kernel, &agent, &[], &cache).unwrap();
+    // Where the kernel says that it has one, it is taken.
+    fs::write(modules.join("modules.order"), "kernel/button.ko\n").unwrap();
+    let error = initramfs(&kernel, &agent, &[], &cache).unwrap_err();
+    assert!(error.to_string().contains("button"), "{error}");
+}

@@ -107,7 +107,9 @@ impl Family {
                 }
             }
             for index in woken.exits {
-                self.exited(index)?;
+                if let Some(end) = self.exited(index)? {
+                    return end_or_error(end);
+                }
             }
             self.check_deadlines()?;
         }
@@ -255,23 +257,38 @@ impl Family {
             });
     }
 
-    /// A component ended. Unless the machine's end explains it, it is the machine's end.
-    fn exited(&mut self, index: usize) -> Result<(), Error> {
+    /// A component ended. The VMM's end is the machine's; a device's is, unless something explains
+    /// it soon.
+    fn exited(&mut self, index: usize) -> Result<Option<End>, Error> {
         let Some(component) = self.components.get_mut(index) else {
-            return Ok(());
+            return Ok(None);
         };
-        let exit = component
-            .process
-            .try_wait()
-            .map_err(|source| component.spawn_error(source))?;
-        if let Some(exit) = exit {
-            component.gone = true;
-            component.due = None;
-            let error = component.died(&exit);
-            self.suspicion = None;
-            self.suspect(error);
+        let exit = component.process.try_wait();
+        let Some(exit) = exit.map_err(|source| component.spawn_error(source))? else {
+            return Ok(None);
+        };
+        component.gone = true;
+        component.due = None;
+        let error = component.died(&exit);
+        if index == Self::VMM {
+            return self.last_of_vmm()?.map(Some).ok_or(error);
         }
-        Ok(())
+        if exit != jailer::Exit::Code(0) {
+            // It did not end because another one had, so it is the better explanation.
+            self.suspicion = None;
+        }
+        self.suspect(error);
+        Ok(None)
+    }
+
+    /// What a VMM that is gone still said about its end.
+    fn last_of_vmm(&mut self) -> Result<Option<End>, Error> {
+        while self.components.first().is_some_and(|vmm| vmm.channel_open) {
+            if let Some(end) = self.receive(Self::VMM)? {
+                return Ok(Some(end));
+            }
+        }
+        Ok(None)
     }
 
     /// Ends the machine with `error` after a while, unless it ends otherwise before, or an earlier

@@ -2,10 +2,13 @@
 //! there can be, and tells how it ended and when.
 //!
 //! ```text
-//! launch VMM KERNEL INITRAMFS... [--cpus N] [--memory MIB] [--command-line TEXT] [--console]
+//! launch VMM KERNEL INITRAMFS... [--cpus N] [--memory MIB] [--command-line TEXT] [--console] [--press SECONDS]
 //! ```
 //!
+//! `--press` presses the power button that long after the machine was started.
 //! VMM is the program `crumble-vmm`, KERNEL an ELF `vmlinux`.
+
+#![expect(clippy::print_stdout, reason = "this is a program's output")]
 
 use std::{
     fs::File,
@@ -16,7 +19,7 @@ use std::{
 };
 
 use handoff::Channel;
-use wire::vmm::{Config, Event};
+use wire::vmm::{Config, Event, Request};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
@@ -28,6 +31,7 @@ struct Options {
     memory: u64,
     command_line: String,
     console: bool,
+    press: Option<u64>,
 }
 
 fn main() -> Result<()> {
@@ -48,6 +52,13 @@ fn main() -> Result<()> {
     let ready = started.elapsed();
     let show = options.console;
     let reader = thread::spawn(move || copy(&mut console, show));
+    if let Some(seconds) = options.press {
+        let presser = ours.try_clone()?;
+        thread::spawn(move || {
+            thread::sleep(Duration::from_secs(seconds));
+            presser.send(&Request::PowerButton, &[])
+        });
+    }
     let mut times = (0, 0);
     while let Some((event, _)) = ours.receive::<Event>()? {
         match event {
@@ -117,6 +128,7 @@ fn options() -> Result<Options> {
         memory: 256,
         command_line: "console=ttyS0 quiet panic=-1 reboot=acpi".to_owned(),
         console: false,
+        press: None,
     };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
@@ -125,6 +137,7 @@ fn options() -> Result<Options> {
             "--cpus" => options.cpus = value()?.parse()?,
             "--memory" => options.memory = value()?.parse()?,
             "--command-line" => options.command_line = value()?,
+            "--press" => options.press = Some(value()?.parse()?),
             "--console" => options.console = true,
             _ => files.push(argument),
         }

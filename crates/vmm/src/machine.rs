@@ -2,6 +2,7 @@
 
 use std::{
     fs::File,
+    mem::ManuallyDrop,
     os::{fd::OwnedFd, unix::net::UnixStream},
     sync::{Arc, mpsc::Sender},
     thread,
@@ -116,7 +117,10 @@ pub(crate) fn start(parts: Parts, tell: &Sender<Input>) -> Result<Machine, Error
         vm.add_ram(region, RamOptions::default())?;
     }
     // First, so that they say hello while the kernel is being loaded.
+    // Kept even if the rest fails: a device that sees its socket close ends, and would be taken for
+    // the reason, while taking the machine apart delays ours.
     let pci = attach(parts.devices, &memory, &vm, &parts.layout, tell)?;
+    let pci = ManuallyDrop::new(pci);
     let serial = Serial::new(parts.console)?;
     vm.line_event(input::SERIAL, serial.line())?;
     let power = EventFd::new(EFD_NONBLOCK).map_err(Error::system("make an event"))?;
@@ -130,7 +134,10 @@ pub(crate) fn start(parts: Parts, tell: &Sender<Input>) -> Result<Machine, Error
     let entry = boot::load(&guest, &memory, &parts.layout)?;
     // Nobody listens any more if the process is about to end.
     let _ = tell.send(Input::Loaded);
-    let bus = Arc::new(Bus { pci, serial });
+    let bus = Arc::new(Bus {
+        pci: ManuallyDrop::into_inner(pci),
+        serial,
+    });
     let counters = Arc::new(Counters::default());
     run_vcpus(vm.as_ref(), parts.cpus, entry, &bus, &counters, tell)?;
     Ok(Machine { power, counters })

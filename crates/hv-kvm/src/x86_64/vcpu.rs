@@ -21,6 +21,8 @@ pub struct KvmVcpu {
     fd: VcpuFd,
     kicker: KvmKicker,
     msrs: Arc<[u32]>,
+    /// It has not had its INIT yet.
+    uninitialized: bool,
     /// What the guest runs on must stay mapped while it may run.
     _ram: Arc<Mutex<Ram>>,
 }
@@ -49,8 +51,23 @@ impl KvmVcpu {
             fd,
             kicker,
             msrs,
+            uninitialized: index > 0,
             _ram: ram,
         })
+    }
+
+    /// Waits for INIT. When it comes `KVM_RUN` returns with `EAGAIN`, which is neither an exit nor
+    /// an interruption, and must not take a kick's place.
+    fn wait_for_init(&mut self) -> std::result::Result<(), kvm_ioctls::Error> {
+        while self.uninitialized {
+            if let Err(errno) = self.fd.run()
+                && errno.errno() != libc::EAGAIN
+            {
+                return Err(errno);
+            }
+            self.uninitialized = is_uninitialized(self.fd.get_mp_state()?);
+        }
+        Ok(())
     }
 }
 
@@ -92,9 +109,13 @@ impl Vcpu for KvmVcpu {
 
     fn run(&mut self) -> Result<Exit<'_>> {
         self.kicker.runs_here();
-        match self.fd.run() {
+        let ran = match self.wait_for_init() {
+            Ok(()) => self.fd.run(),
+            Err(errno) => Err(errno),
+        };
+        match ran {
             Ok(exit) => Ok(translate(exit)),
-            Err(errno) if matches!(errno.errno(), libc::EINTR | libc::EAGAIN) => {
+            Err(errno) if errno.errno() == libc::EINTR => {
                 self.kicker.answered();
                 Ok(Exit::Interrupted)
             }
@@ -137,8 +158,15 @@ impl Vcpu for KvmVcpu {
     }
 
     fn restore(&mut self, state: &VcpuState) -> Result<()> {
-        state::restore(&self.fd, state)
+        state::restore(&self.fd, state)?;
+        let mp_state = self.fd.get_mp_state().map_err(call("KVM_GET_MP_STATE"))?;
+        self.uninitialized = is_uninitialized(mp_state);
+        Ok(())
     }
+}
+
+fn is_uninitialized(state: kvm_mp_state) -> bool {
+    state.mp_state == KVM_MP_STATE_UNINITIALIZED
 }
 
 fn translate(exit: VcpuExit<'_>) -> Exit<'_> {
