@@ -49,12 +49,19 @@ impl Testbed {
     /// # Errors
     /// [`Error::Missing`] if programs are missing, [`Error::NotUp`] if the box does not come up.
     pub fn open(bin_dir: &Path) -> Result<Self> {
-        let workspace = workspace();
-        let place = Place::of(&workspace);
+        Self::open_for(&workspace(), bin_dir)
+    }
+
+    /// The box in which `workspace` is written through; there is one for each.
+    ///
+    /// # Errors
+    /// As [`Testbed::open`].
+    pub fn open_for(workspace: &Path, bin_dir: &Path) -> Result<Self> {
+        let place = Place::of(workspace);
         let build = identity(bin_dir)?;
         let mut starter = Starter {
             place: &place,
-            workspace: &workspace,
+            workspace,
             bin_dir,
             child: None,
         };
@@ -113,7 +120,15 @@ impl Testbed {
 /// # Errors
 /// If the keeper does not end in time.
 pub fn down() -> Result<bool> {
-    let place = Place::of(&workspace());
+    down_for(&workspace())
+}
+
+/// Ends the box of `workspace`; false if there is none.
+///
+/// # Errors
+/// As [`down`].
+pub fn down_for(workspace: &Path) -> Result<bool> {
+    let place = Place::of(workspace);
     if !held(&place)? {
         return Ok(false);
     }

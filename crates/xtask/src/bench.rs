@@ -8,7 +8,11 @@ mod cost;
 mod series;
 mod traffic;
 
-use std::{env, ffi::OsString, path::PathBuf};
+use std::{
+    env,
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
 
 use clap::ValueEnum;
 use kernel::{Cache, Kernel, Source};
@@ -42,26 +46,43 @@ pub(crate) struct Guest {
     path: Option<PathBuf>,
 }
 
+/// What to measure, and how often.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Plan {
+    /// Only these tables.
+    #[arg(value_enum)]
+    tables: Vec<Table>,
+    /// Boots of each kind.
+    #[arg(long, default_value_t = 5)]
+    runs: u32,
+    /// How often a byte goes to the guest and back.
+    #[arg(long, default_value_t = 100_000)]
+    round_trips: u32,
+}
+
 /// Measures, here or in the testbed.
-pub(crate) fn bench(tables: &[Table], runs: u32) -> Result {
-    let tables = if tables.is_empty() { &ALL } else { tables };
-    if runs == 0 {
+pub(crate) fn bench(mut plan: Plan) -> Result {
+    if plan.tables.is_empty() {
+        plan.tables = ALL.to_vec();
+    }
+    if plan.runs == 0 {
         return Err(Error::Other("there is nothing to measure in 0 runs".into()));
     }
     if env::var_os(IN_THE_BOX).is_some() {
         let bin_dir = env::var_os(BIN_DIR).map(PathBuf::from).unwrap_or_default();
-        return measure(tables, runs, &bin_dir);
+        return measure(&plan, &bin_dir);
     }
     // Its rival is installed for the testbed; a host with a KVM of its own needs it here.
     setup::for_machines(true)?;
     let place = Place::ready()?;
     if place.testbed.is_none() {
-        return measure(tables, runs, &place.bin_dir);
+        return measure(&plan, &place.bin_dir);
     }
     let program = env::current_exe().map_err(crate::error::file("find", "this program"))?;
     let mut argv: Vec<OsString> = vec![program.into(), "bench".into()];
-    argv.extend(["--runs".into(), runs.to_string().into()]);
-    argv.extend(tables.iter().map(|table| table.name().into()));
+    argv.push(format!("--runs={}", plan.runs).into());
+    argv.push(format!("--round-trips={}", plan.round_trips).into());
+    argv.extend(plan.tables.iter().map(|table| table.name().into()));
     place.run(argv)
 }
 
@@ -75,12 +96,12 @@ impl Table {
     }
 }
 
-fn measure(tables: &[Table], runs: u32, bin_dir: &std::path::Path) -> Result {
+fn measure(plan: &Plan, bin_dir: &Path) -> Result {
     let guests = guests()?;
-    for table in tables {
+    for table in &plan.tables {
         match table {
-            Table::Boot => boot::print(&guests, runs, bin_dir)?,
-            Table::Traffic => traffic::print(bin_dir)?,
+            Table::Boot => boot::print(&guests, plan.runs, bin_dir)?,
+            Table::Traffic => traffic::print(bin_dir, plan.round_trips)?,
             Table::Cost => cost::print(&guests, bin_dir)?,
         }
     }

@@ -73,14 +73,7 @@ enum Task {
         action: testbed::Action,
     },
     /// Measure side by side, and print the tables of docs/benchmarks.md.
-    Bench {
-        /// Only these tables.
-        #[arg(value_enum)]
-        tables: Vec<bench::Table>,
-        /// Runs of each.
-        #[arg(long, default_value_t = 5)]
-        runs: u32,
-    },
+    Bench(bench::Plan),
     /// Build the tuned guest kernel from the distribution's source, into the cache.
     Kernel {
         /// Compile with this many processes; all CPUs by default.
@@ -103,7 +96,7 @@ fn main() -> ExitCode {
         Task::Build => run::build(),
         Task::Quest { testbed } => run::quest(testbed),
         Task::Testbed { action } => testbed::act(action),
-        Task::Bench { tables, runs } => bench::bench(&tables, runs),
+        Task::Bench(plan) => bench::bench(plan),
         Task::Kernel { jobs } => kernel::build(jobs),
         Task::Deps => deps::check(),
         Task::House => house::print(),

@@ -14,22 +14,19 @@ use crate::error::{Error, Result, file};
 /// What is read through virtio-fs.
 const BYTES: u64 = 1 << 30;
 
-/// How often a byte goes to the guest and back.
-const ROUND_TRIPS: u32 = 100_000;
-
 /// Prints the table.
-pub(crate) fn print(bin_dir: &Path) -> Result<()> {
+pub(crate) fn print(bin_dir: &Path, round_trips: u32) -> Result<()> {
     println!("Exits to the VMM during traffic\n");
     println!("| | time | exits to the VMM | by reason |\n|---|---|---|---|");
     let directory = std::env::temp_dir().join(format!("crumble-bench-{}", std::process::id()));
     fs::create_dir_all(&directory).map_err(file("make the directory", &directory))?;
-    let result = print_rows(bin_dir, &directory);
+    let result = print_rows(bin_dir, &directory, round_trips);
     let _ = fs::remove_dir_all(&directory);
     println!();
     result
 }
 
-fn print_rows(bin_dir: &Path, directory: &Path) -> Result<()> {
+fn print_rows(bin_dir: &Path, directory: &Path, round_trips: u32) -> Result<()> {
     let data = directory.join("data");
     // Without blocks: reading it costs the host nothing, and the box's memory holds it.
     let made = File::create(&data).and_then(|made| made.set_len(BYTES));
@@ -48,7 +45,7 @@ fn print_rows(bin_dir: &Path, directory: &Path) -> Result<()> {
         let name = format!("{megabytes} MiB read over virtio-fs");
         row(&machine, &name, || read_file(&machine, megabytes))?;
     }
-    for round_trips in [ROUND_TRIPS / 100, ROUND_TRIPS] {
+    for round_trips in [round_trips / 100, round_trips] {
         let name = format!("{round_trips} round trips over vsock");
         row(&machine, &name, || round_trip(&machine, round_trips))?;
     }
