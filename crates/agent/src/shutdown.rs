@@ -64,12 +64,31 @@ fn unmount() {
         let mut fields = line.split(' ').skip(1);
         if let (Some(path), Some("virtiofs")) = (fields.next(), fields.next()) {
             // A file system that is still in use is left to the sync above.
-            let _ = umount2(path, MntFlags::empty());
+            let _ = umount2(unescape(path).as_slice(), MntFlags::empty());
         }
     }
     let read_only = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
     let none = None::<&str>;
     let _ = mount(none, "/", none, read_only, none);
+}
+
+/// A path as it is: the kernel writes white space and backslashes in octal (proc_pid_mounts(5)).
+fn unescape(path: &str) -> Vec<u8> {
+    let mut rest = path.as_bytes();
+    let mut plain = Vec::with_capacity(rest.len());
+    while let [first, after @ ..] = rest {
+        let octal = after
+            .get(..3)
+            .and_then(|digits| str::from_utf8(digits).ok());
+        let value = octal.and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        let byte;
+        (byte, rest) = match (first, value, after.get(3..)) {
+            (b'\\', Some(value), Some(after)) => (value, after),
+            _ => (*first, after),
+        };
+        plain.push(byte);
+    }
+    plain
 }
 
 /// Powers off or restarts; where neither works, halts.
@@ -83,5 +102,17 @@ pub(crate) fn end(how: Shutdown) -> ! {
     let _ = reboot(RebootMode::RB_HALT_SYSTEM);
     loop {
         thread::sleep(GRACE);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn white_space_in_mount_paths_is_read_back() {
+        assert_eq!(unescape("/a\\040b\\134c"), b"/a b\\c");
+        assert_eq!(unescape("/plain"), b"/plain");
+        assert_eq!(unescape("\\04"), b"\\04");
     }
 }

@@ -80,16 +80,22 @@ pub(crate) fn own_directory() -> Result<PathBuf, Error> {
 
 /// What the agent mounts, and the devices that serve it.
 fn file_systems(spec: &MachineSpec, cache: &Cache) -> Result<(Setup, Vec<Device>), Error> {
-    let root = match &spec.image {
-        Image::Host => PathBuf::from("/"),
-        Image::Busybox => busybox::root(cache.root())?,
-        Image::Directory(path) => path.clone(),
+    let (root, caching) = match &spec.image {
+        Image::Host => (PathBuf::from("/"), fs::Cache::Auto),
+        // Nobody changes it once it is there.
+        Image::Busybox => (busybox::root(cache.root())?, fs::Cache::Always),
+        Image::Directory(path) => (path.clone(), fs::Cache::Auto),
     };
-    let mut devices = vec![fs_device(ROOT_TAG, &root, true)?];
+    let mut devices = vec![fs_device(ROOT_TAG, &root, true, caching)?];
     let mut shares = Vec::new();
     for (index, share) in spec.shares.iter().enumerate() {
         let tag = format!("share{index}");
-        devices.push(fs_device(&tag, &share.host, share.read_only)?);
+        devices.push(fs_device(
+            &tag,
+            &share.host,
+            share.read_only,
+            fs::Cache::Auto,
+        )?);
         shares.push(wire::agent::Share {
             tag,
             path: share.guest.clone(),
@@ -107,7 +113,12 @@ fn file_systems(spec: &MachineSpec, cache: &Cache) -> Result<(Setup, Vec<Device>
     Ok((setup, devices))
 }
 
-fn fs_device(tag: &str, directory: &Path, read_only: bool) -> Result<Device, Error> {
+fn fs_device(
+    tag: &str,
+    directory: &Path,
+    read_only: bool,
+    cache: fs::Cache,
+) -> Result<Device, Error> {
     let fd = open_directory(directory).map_err(|source| Error::Directory {
         path: directory.to_owned(),
         source,
@@ -115,7 +126,7 @@ fn fs_device(tag: &str, directory: &Path, read_only: bool) -> Result<Device, Err
     let config = fs::Config {
         tag: tag.to_owned(),
         read_only,
-        cache: fs::Cache::Auto,
+        cache,
         writeback: false,
         threads: 0,
         xattr: true,

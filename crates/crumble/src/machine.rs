@@ -178,6 +178,15 @@ impl Machine {
         }
     }
 
+    /// Presses the power button, for guests whose own init heeds it. The agent does not: use
+    /// [`Machine::shutdown`].
+    ///
+    /// # Errors
+    /// If the machine has ended.
+    pub fn power_button(&self) -> Result<(), Error> {
+        Ok(self.inner.power_button()?)
+    }
+
     /// Waits until the machine ends by itself.
     ///
     /// # Errors

@@ -17,6 +17,10 @@ use crate::{Error, LastWords, Programs, tail::Tail};
 /// component that is stuck costs nothing but this wait.
 const READY_WITHIN: Duration = Duration::from_secs(30);
 
+/// How long a message may take whose beginning is there. A component that begins one and does not
+/// end it must not hold up the supervision of the others.
+const MESSAGE_WITHIN: Duration = Duration::from_secs(1);
+
 /// A running component.
 pub(crate) struct Component {
     pub(crate) name: String,
@@ -101,7 +105,9 @@ impl Component {
     /// Takes the component's answer to the start message, which has arrived.
     pub(crate) fn read_ready(&mut self) -> Result<(), Error> {
         self.due = None;
-        handoff::await_ready(&self.channel, Duration::ZERO).map_err(|source| {
+        let answer = handoff::await_ready(&self.channel, MESSAGE_WITHIN)
+            .and_then(|()| self.channel.set_timeout(Some(MESSAGE_WITHIN)));
+        answer.map_err(|source| {
             let name = self.name.clone();
             let log = self.last_words();
             Error::Refused { name, log, source }

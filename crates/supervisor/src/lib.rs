@@ -140,6 +140,9 @@ pub enum Error {
     /// The machine has no vsock device.
     #[error("the machine has no vsock device")]
     NoVsock,
+    /// The VMM did not answer.
+    #[error("the VMM did not answer within {} s", .0.as_secs())]
+    NoAnswer(Duration),
     /// The machine has ended.
     #[error("the machine has ended")]
     Ended,

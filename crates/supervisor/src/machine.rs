@@ -34,6 +34,9 @@ pub struct Timings {
     pub ended: Option<Duration>,
 }
 
+/// How long the VMM has for an answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
 /// One process of a machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProcessInfo {
@@ -191,17 +194,18 @@ impl Machine {
     /// The VMM's counters now.
     ///
     /// # Errors
-    /// [`Error::Ended`] if the machine ends first.
+    /// [`Error::Ended`] if the machine ends first, [`Error::NoAnswer`] if the VMM is stuck.
     pub fn stats(&self) -> Result<Stats, Error> {
         self.shared.lock().stats = None;
         self.request(&Request::Stats)?;
+        let deadline = Instant::now().checked_add(ANSWER_WITHIN);
         self.shared
-            .wait(None, |state| match (&state.stats, &state.end) {
+            .wait(deadline, |state| match (&state.stats, &state.end) {
                 (Some(stats), _) => Some(Ok(stats.clone())),
                 (None, Some(_)) => Some(Err(Error::Ended)),
                 (None, None) => None,
             })
-            .unwrap_or(Err(Error::Ended))
+            .unwrap_or(Err(Error::NoAnswer(ANSWER_WITHIN)))
     }
 
     /// The machine's processes, the VMM first.

@@ -14,10 +14,11 @@ const KEPT: usize = 8 << 10;
 pub(crate) struct Tail(VecDeque<u8>);
 
 impl Tail {
-    /// Takes what can be read from `source` now; false at its end.
+    /// Takes what can be read from `source` now; false at its end. It stops at what is kept anyway,
+    /// so that a source without an end does not hold up everything else.
     pub(crate) fn fill(&mut self, mut source: impl Read) -> bool {
         let mut buffer = [0; 4096];
-        loop {
+        for _ in 0..KEPT.div_ceil(buffer.len()) {
             match source.read(&mut buffer) {
                 Ok(0) => return false,
                 Ok(length) => self.push(buffer.get(..length).unwrap_or_default()),
@@ -26,6 +27,7 @@ impl Tail {
                 Err(_) => return false,
             }
         }
+        true
     }
 
     fn push(&mut self, bytes: &[u8]) {
@@ -58,11 +60,15 @@ mod tests {
     #[test]
     fn only_the_end_is_kept() {
         let mut tail = Tail::default();
-        let long = [b'x'; 3 * KEPT];
-        assert!(!tail.fill(&long[..]));
+        assert!(tail.fill(&[b'x'; 3 * KEPT][..]));
         assert!(!tail.fill(&b"end\n"[..]));
         assert_eq!(tail.0.len(), KEPT);
         assert!(tail.text().ends_with("xend"));
+    }
+
+    #[test]
+    fn a_source_without_an_end_is_left_after_a_while() {
+        assert!(Tail::default().fill(io::repeat(b'x')));
     }
 
     #[test]

@@ -57,11 +57,22 @@ struct Family {
     console_tail: Tail,
     console_sink: Option<Box<dyn Write + Send>>,
     /// What will have ended the machine if nothing better is known by then.
-    suspicion: Option<(Instant, Error)>,
+    suspicion: Option<Suspicion>,
+    /// The agent's announcement is there or being read; there is one.
+    announced: bool,
     started: Instant,
     /// When the VMM was spawned; its own times count from there.
     vmm_started: Instant,
     shared: Arc<Shared>,
+}
+
+/// Why the machine may have to end.
+struct Suspicion {
+    /// When it becomes a verdict.
+    at: Instant,
+    error: Error,
+    /// Whether it can be the cause, or only follow from something else.
+    cause: bool,
 }
 
 impl Family {
@@ -80,6 +91,7 @@ impl Family {
             console_tail: Tail::default(),
             console_sink,
             suspicion: None,
+            announced: false,
             started,
             vmm_started: launched.vmm_started,
             shared: Arc::clone(shared),
@@ -153,7 +165,9 @@ impl Family {
     /// Until the next deadline.
     fn timeout(&self) -> PollTimeout {
         let due = self.components.iter().filter_map(|component| component.due);
-        let next = due.chain(self.suspicion.as_ref().map(|(at, _)| *at)).min();
+        let next = due
+            .chain(self.suspicion.as_ref().map(|suspicion| suspicion.at))
+            .min();
         next.map_or(PollTimeout::NONE, |at| {
             let left = at.saturating_duration_since(Instant::now());
             // A millisecond more, so that the deadline has passed when poll returns.
@@ -221,7 +235,7 @@ impl Family {
     fn device_failed(&mut self, name: String, reason: String) {
         let device = self.components.iter_mut().find(|c| c.name == name);
         let log = device.map(Component::last_words).unwrap_or_default();
-        self.suspect(Error::DeviceFailed { name, reason, log });
+        self.suspect(Error::DeviceFailed { name, reason, log }, false);
     }
 
     fn receive_vsock(&mut self, index: usize) -> Result<(), Error> {
@@ -235,8 +249,10 @@ impl Family {
         };
         let wire::vsock::Event::Accepted { port } = event;
         if port == READY_PORT
+            && !self.announced
             && let Some(stream) = fds.into_iter().next()
         {
+            self.announced = true;
             self.await_agent(UnixStream::from(stream));
         }
         Ok(())
@@ -273,11 +289,8 @@ impl Family {
         if index == Self::VMM {
             return self.last_of_vmm()?.map(Some).ok_or(error);
         }
-        if exit != jailer::Exit::Code(0) {
-            // It did not end because another one had, so it is the better explanation.
-            self.suspicion = None;
-        }
-        self.suspect(error);
+        // One that ended with 0 did so because another one had, and explains nothing.
+        self.suspect(error, exit != jailer::Exit::Code(0));
         Ok(None)
     }
 
@@ -292,21 +305,22 @@ impl Family {
     }
 
     /// Ends the machine with `error` after a while, unless it ends otherwise before, or an earlier
-    /// suspicion stands.
-    fn suspect(&mut self, error: Error) {
-        if self.suspicion.is_none()
-            && let Some(at) = Instant::now().checked_add(GRACE)
-        {
-            self.suspicion = Some((at, error));
+    /// suspicion stands. A `cause` takes the place of what is a mere consequence.
+    fn suspect(&mut self, error: Error, cause: bool) {
+        let stands = |suspicion: &Suspicion| suspicion.cause || !cause;
+        if self.suspicion.as_ref().is_some_and(stands) {
+            return;
+        }
+        if let Some(at) = Instant::now().checked_add(GRACE) {
+            self.suspicion = Some(Suspicion { at, error, cause });
         }
     }
 
     fn check_deadlines(&mut self) -> Result<(), Error> {
         let now = Instant::now();
-        if self.suspicion.as_ref().is_some_and(|(at, _)| *at <= now)
-            && let Some((_, error)) = self.suspicion.take()
-        {
-            return Err(error);
+        let due = |suspicion: &mut Suspicion| suspicion.at <= now;
+        if let Some(suspicion) = self.suspicion.take_if(due) {
+            return Err(suspicion.error);
         }
         let late = |component: &&mut Component| component.due.is_some_and(|due| due <= now);
         match self.components.iter_mut().find(late) {

@@ -1,6 +1,7 @@
 //! From an inherited socket to a machine, and to its end.
 
 use std::{
+    io::{self, Write},
     process::ExitCode,
     sync::mpsc::{self, Receiver, Sender},
     thread,
@@ -66,7 +67,7 @@ fn launch() -> Result<(Parts, Channel), ExitCode> {
         config,
         resources,
         answer,
-    } = handoff::launched::<Config>().map_err(|_| ExitCode::from(EXIT_LAUNCH))?;
+    } = handoff::launched::<Config>().map_err(|error| fail(&error))?;
     let confined = Parts::take(config, resources).and_then(|parts| {
         let policy = policy::component(COMPONENT);
         let policy = policy.ok_or_else(|| Error::Config("no policy".to_owned()))?;
@@ -76,13 +77,21 @@ fn launch() -> Result<(Parts, Channel), ExitCode> {
     match confined {
         Ok(parts) => match answer.ready() {
             Ok(channel) => Ok((parts, channel)),
-            Err(_) => Err(ExitCode::from(EXIT_LAUNCH)),
+            Err(error) => Err(fail(&error)),
         },
         Err(error) => {
+            let code = fail(&error);
             answer.refuse(&error);
-            Err(ExitCode::from(EXIT_LAUNCH))
+            Err(code)
         }
     }
+}
+
+/// Writes the reason to the log.
+fn fail(error: &dyn std::error::Error) -> ExitCode {
+    // A log that is gone is nobody's to read.
+    let _ = writeln!(io::stderr(), "vmm: {}", chain(error));
+    ExitCode::from(EXIT_LAUNCH)
 }
 
 /// Passes the supervisor's requests on, on a thread of its own.
@@ -128,7 +137,7 @@ fn serve(machine: &Machine, channel: &Channel, inputs: &Receiver<Input>, began: 
                 let _ = machine.power.write(1);
                 continue;
             }
-            Input::Request(Request::Kill) | Input::Orphaned => return End::Killed,
+            Input::Orphaned => return End::Killed,
             Input::Ended(end) => return end,
         };
         // The control thread notices when the supervisor is gone.

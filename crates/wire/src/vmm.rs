@@ -46,8 +46,6 @@ pub enum Request {
     Stats,
     /// Press the power button.
     PowerButton,
-    /// End the machine now.
-    Kill,
 }
 
 /// VMM to supervisor.
@@ -92,7 +90,7 @@ pub enum End {
     Panic,
     /// A vCPU shut down: a triple fault.
     TripleFault,
-    /// The supervisor said [`Request::Kill`], or its connection closed.
+    /// The supervisor's connection closed.
     Killed,
     /// The VMM could not go on; the text says why.
     Failed(String),
