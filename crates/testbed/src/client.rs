@@ -221,6 +221,8 @@ impl Starter<'_> {
         }
         self.place.make()?;
         let path = self.place.log();
+        // There only if the box before this one ended badly.
+        let _ = fs::rename(&path, self.place.earlier_log());
         let log = File::create(&path).map_err(file("write", &path))?;
         let errors = log.try_clone().map_err(file("write", &path))?;
         let program = self.bin_dir.join(KEEPER);

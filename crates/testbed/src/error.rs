@@ -77,6 +77,12 @@ pub enum Error {
         /// Its last lines.
         tail: String,
     },
+    /// The keeper got a signal while the box was in use.
+    #[error("the box was told to end while {clients} clients used it")]
+    Told {
+        /// How many.
+        clients: usize,
+    },
     /// Something took longer than it ever should.
     #[error("{0} did not happen within its time limit")]
     TimedOut(&'static str),

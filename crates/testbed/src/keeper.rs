@@ -166,7 +166,10 @@ impl Keeper {
                     status: "its channel is closed".to_owned(),
                 });
             }
-            if ready.signals || ready.none && self.clients.is_empty() {
+            if ready.signals {
+                return self.told();
+            }
+            if ready.none && self.clients.is_empty() {
                 return Ok(());
             }
             let mut served = ready.clients.into_iter();
@@ -178,6 +181,14 @@ impl Keeper {
             if ready.listener && !self.accept()? {
                 return Ok(());
             }
+        }
+    }
+
+    /// Ends because somebody said so; those whose box it was find the reason in the log.
+    fn told(&self) -> Result<()> {
+        match self.clients.len() {
+            0 => Ok(()),
+            clients => Err(Error::Told { clients }),
         }
     }
 

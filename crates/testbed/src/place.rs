@@ -73,11 +73,18 @@ impl Place {
         self.join("log")
     }
 
+    /// The log of a box that ended badly, when there is a newer one.
+    pub(crate) fn earlier_log(&self) -> PathBuf {
+        self.join("log.earlier")
+    }
+
     /// Removes what is left in the directory but the lock, and the directories if nothing is.
     pub(crate) fn remove(&self, keep_log: bool) {
-        let names = ["socket", "initrd", "log"];
-        for name in names.iter().filter(|name| !keep_log || **name != "log") {
-            let _ = fs::remove_file(self.join(name));
+        let (socket, initrd) = (self.socket(), self.join("initrd"));
+        let logs = [self.log(), self.earlier_log()];
+        let logs = logs.into_iter().filter(|_| !keep_log);
+        for path in [socket, initrd].into_iter().chain(logs) {
+            let _ = fs::remove_file(path);
         }
         // Last: from here on another keeper may begin.
         let _ = fs::remove_file(self.lock());
