@@ -56,7 +56,7 @@ fn package_edges(metadata: &Metadata, package: &Package) -> Vec<String> {
         let name = dependency.name.as_str();
         let testing = dependency.kind.as_deref() == Some("dev");
         // What it is built with it may be tested with.
-        !row.uses.contains(&name) && !(testing && row.tests.contains(&name))
+        !(row.uses.contains(&name) || testing && row.tests.contains(&name))
     })
     .map(|dependency| {
         let kind = dependency.kind.as_deref().unwrap_or("normal");
