@@ -6,14 +6,23 @@ use hv_kvm::Host;
 
 use crate::{
     build::{PRODUCTS, build},
-    client::Testbed,
-    error::{Result, system},
+    client::{Testbed, log_path},
+    error::{Error, Result, system},
     exec::Command,
     place::BIN_DIR,
 };
 
 /// The environment variable that is set in the box.
 pub const IN_THE_BOX: &str = "CRUMBLE_IN_TESTBED";
+
+/// So many boxes may be lost under one program. TCG's emulation of a CPU with virtualization is not
+/// without faults: now and then the box's kernel, a stock one, finds its own stack overwritten, or
+/// its CPUs stuck.
+const BOXES_LOST: u32 = 5;
+
+/// The environment variable with the path of a file that outlives the box. A program that keeps in
+/// it what it has done goes on from there in the next box.
+pub const PROGRESS: &str = "CRUMBLE_TESTBED_PROGRESS";
 
 /// Where a program that needs a KVM for stock kernels is to go on.
 #[derive(Debug)]
@@ -55,12 +64,29 @@ pub fn here_or_in_the_box() -> Result<Here> {
     let Some(why) = why_not_here() else {
         return Ok(Here::Stay(bin_dir));
     };
-    let testbed = announce(&why, &bin_dir)?;
     let program = env::current_exe().map_err(system("find this program"))?;
-    let arguments = env::args_os().skip(1);
-    let mut command = Command::new([program.into_os_string()].into_iter().chain(arguments));
+    let words = [program.into_os_string()].into_iter();
+    let mut command = Command::new(words.chain(env::args_os().skip(1)));
     command.env(BIN_DIR, &bin_dir);
-    Ok(Here::Ran(ExitCode::from(command.run(&testbed)?)))
+    let progress = bin_dir.join(format!(".progress-{}", std::process::id()));
+    command.env(PROGRESS, &progress);
+    let mut lost = 0;
+    loop {
+        match announce(&why, &bin_dir).and_then(|testbed| command.run(&testbed)) {
+            Err(Error::Agent(error)) if error.is_loss() && lost < BOXES_LOST => lost += 1,
+            ran => {
+                // It is there only if something was kept in it.
+                let _ = std::fs::remove_file(&progress);
+                return ran.map(|code| Here::Ran(ExitCode::from(code)));
+            }
+        }
+        // The box's own kernel died, so what ran in it proves nothing either way.
+        let _ = writeln!(
+            std::io::stderr(),
+            "testbed: the box died, see {}; starting over in a new one",
+            log_path().display()
+        );
+    }
 }
 
 /// Opens the testbed, and tells the user on stderr.

@@ -29,7 +29,7 @@ pub use build::{PRODUCTS, Product, TARGET, build};
 pub use client::{Testbed, down, down_for, log_path};
 pub use error::{Error, Result};
 pub use exec::Command;
-pub use here::{Here, IN_THE_BOX, announce, here_or_in_the_box, why_not_here};
+pub use here::{Here, IN_THE_BOX, PROGRESS, announce, here_or_in_the_box, why_not_here};
 pub use keeper::keep;
 pub use place::{BIN_DIR, bin_dir, workspace};
 pub use protocol::Status;

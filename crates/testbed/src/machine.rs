@@ -348,33 +348,14 @@ fn qemu(vmlinux: &Path, initrd: &Path) -> Command {
         .arg(vmlinux)
         .arg("-initrd")
         .arg(initrd)
-        .args(["-append", &command_line()]);
+        .args(["-append", COMMAND_LINE]);
     qemu
 }
 
-/// Serial output is slow under emulation, mitigations are not needed in it. The emulated time stamp
-/// counter is the host's, and in step on all CPUs, which the kernel does not believe by itself.
-const COMMAND_LINE: &str = "console=ttyS0 quiet loglevel=4 mitigations=off panic=-1 \
-    tsc=reliable no_timer_check";
-
-/// On a busy host the kernel mismeasures the counter, by up to ten times, and with it the time of
-/// every machine in the box; so it is told.
-fn command_line() -> String {
-    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    match tsc_khz(&info) {
-        Some(khz) => format!("{COMMAND_LINE} tsc_early_khz={khz}"),
-        None => COMMAND_LINE.to_owned(),
-    }
-}
-
-/// The rate of the host's time stamp counter. "bogomips" is twice that in MHz, for a delay loop
-/// waits by the counter and takes it to count twice per loop.
-fn tsc_khz(cpuinfo: &str) -> Option<u64> {
-    let line = cpuinfo.lines().find(|line| line.starts_with("bogomips"))?;
-    let (whole, hundredths) = line.split_once(':')?.1.trim().split_once('.')?;
-    let (whole, hundredths): (u64, u64) = (whole.parse().ok()?, hundredths.parse().ok()?);
-    Some((whole * 1000 + hundredths * 10) / 2)
-}
+/// Serial output is slow under emulation, mitigations are not needed in it. A CPU of the box that is
+/// stuck ends the box: see [`crate::here_or_in_the_box`].
+const COMMAND_LINE: &str =
+    "console=ttyS0 quiet loglevel=4 mitigations=off panic=-1 softlockup_panic=1";
 
 /// Adds a vhost-user device whose server is behind `front_end`.
 fn device(qemu: &mut Command, device: &str, front_end: &OwnedFd) {
@@ -398,14 +379,6 @@ fn host_memory() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_counter_s_rate_is_half_the_bogomips() {
-        let info = "processor\t: 0\nbogomips\t: 5192.25\n";
-        assert_eq!(tsc_khz(info), Some(2_596_125));
-        assert_eq!(tsc_khz("processor\t: 0\n"), None);
-        assert_eq!(tsc_khz("bogomips\t: much\n"), None);
-    }
 
     #[test]
     fn phases_tell_known_parts_from_their_own_time() {

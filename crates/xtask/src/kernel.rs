@@ -133,9 +133,10 @@ fn compile(tree: &Path, jobs: Option<usize>) -> Result<()> {
 }
 
 /// Boots it under emulation as far as it gets without an initramfs: until it has looked for a root.
+/// Emulated there is no KVM clock, so the machine is one with the clocks of a PC.
 fn try_boot(vmlinux: &Path) -> Result<()> {
     println!("kernel: booting it once under emulation");
-    let script = "exec timeout 60 qemu-system-x86_64 -M microvm -accel tcg -cpu max -m 256 \
+    let script = "exec timeout 60 qemu-system-x86_64 -M q35 -accel tcg -cpu max -m 256 \
         -nodefaults -display none -no-reboot -serial stdio -kernel \"$0\" \
         -append 'console=ttyS0 panic=-1 reboot=t'";
     let said = program("sh", &["-c", script]).arg(vmlinux).output();
