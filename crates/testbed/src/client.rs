@@ -143,10 +143,12 @@ pub fn down_for(workspace: &Path) -> Result<bool> {
     Ok(true)
 }
 
-/// Where the keeper writes what happens.
+/// The directory of the keeper of this workspace's box: its socket, its lock, and `log`, where it
+/// writes what happens and the box its console. It is gone with the box, but for the log if the box
+/// ended badly.
 #[must_use]
-pub fn log_path() -> PathBuf {
-    Place::of(&workspace()).log()
+pub fn directory_for(workspace: &Path) -> PathBuf {
+    Place::of(workspace).directory().to_owned()
 }
 
 /// Connects, if somebody listens.

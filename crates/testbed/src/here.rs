@@ -6,10 +6,10 @@ use hv_kvm::Host;
 
 use crate::{
     build::{PRODUCTS, build},
-    client::{Testbed, log_path},
+    client::{Testbed, directory_for},
     error::{Error, Result, system},
     exec::Command,
-    place::BIN_DIR,
+    place::{BIN_DIR, workspace},
 };
 
 /// The environment variable that is set in the box.
@@ -84,7 +84,7 @@ pub fn here_or_in_the_box() -> Result<Here> {
         let _ = writeln!(
             std::io::stderr(),
             "testbed: the box died, see {}; starting over in a new one",
-            log_path().display()
+            directory_for(&workspace()).join("log").display()
         );
     }
 }

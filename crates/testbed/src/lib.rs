@@ -26,7 +26,7 @@ mod protocol;
 mod tools;
 
 pub use build::{PRODUCTS, Product, TARGET, build};
-pub use client::{Testbed, down, down_for, log_path};
+pub use client::{Testbed, directory_for, down, down_for};
 pub use error::{Error, Result};
 pub use exec::Command;
 pub use here::{Here, IN_THE_BOX, PROGRESS, announce, here_or_in_the_box, why_not_here};

@@ -54,6 +54,10 @@ impl Place {
         Ok(())
     }
 
+    pub(crate) fn directory(&self) -> &Path {
+        &self.0
+    }
+
     pub(crate) fn join(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }

@@ -34,7 +34,8 @@ pub(crate) fn act(action: Action) -> Result {
         Action::Shell => exec(vec!["/bin/bash".into()]),
         Action::Exec { command } => exec(command),
         Action::Log => {
-            println!("{}", testbed::log_path().display());
+            let directory = testbed::directory_for(&testbed::workspace());
+            println!("{}", directory.join("log").display());
             Ok(0)
         }
     }
