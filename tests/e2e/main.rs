@@ -1,7 +1,7 @@
 //! Linux guests end to end, through the `crumble` command and the library.
 //!
 //! Each test is a function that panics if it fails. They run where a stock kernel's KVM is: here,
-//! or in the testbed.
+//! or in boxes of the testbed, each of which runs one test at a time.
 
 #![forbid(unsafe_code)]
 #![expect(
@@ -15,36 +15,65 @@ mod bad_input;
 mod ends;
 mod exit_codes;
 mod library;
+mod limit;
 mod shares;
 mod streams;
 mod support;
 mod users;
 
-use std::process::ExitCode;
+use std::{env, process::ExitCode, sync::Arc};
 
-use libtest_mimic::{Arguments, Trial};
-use testbed::Here;
+use libtest_mimic::{Arguments, Failed, Trial};
+use testbed::{Here, Pool};
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     if arguments.list {
-        return libtest_mimic::run(&arguments, trials()).exit_code();
+        return libtest_mimic::run(&arguments, trials(here)).exit_code();
     }
-    match testbed::here_or_in_the_box() {
+    match testbed::here_or_boxes() {
         Ok(Here::Stay(programs)) => {
             support::set_programs(programs);
-            // Two machines at a time are too much for TCG's virtualization: its CPUs get stuck.
-            arguments.test_threads.get_or_insert(1);
-            libtest_mimic::run(&arguments, trials()).exit_code()
+            libtest_mimic::run(&arguments, trials(here)).exit_code()
         }
-        Ok(Here::Ran(code)) => code,
+        Ok(Here::Boxes(pool)) => {
+            arguments.test_threads = Some(pool.size());
+            let pool = Arc::new(pool);
+            let trials = trials(|name, _| {
+                let pool = Arc::clone(&pool);
+                Box::new(move || in_a_box(&pool, &name))
+            });
+            libtest_mimic::run(&arguments, trials).exit_code()
+        }
         Err(error) => panic!("the tests have nowhere to run: {error}"),
     }
 }
 
-fn trials() -> Vec<Trial> {
-    let mut all = Vec::new();
-    for (group, tests) in [
+/// What a test does.
+type Body = Box<dyn FnOnce() -> Result<(), Failed> + Send>;
+
+/// A test in this process.
+fn here(name: String, test: fn()) -> Body {
+    Box::new(move || {
+        limit::within(&name, test);
+        Ok(())
+    })
+}
+
+/// A test by this very program, in a box of its own for as long as it takes.
+fn in_a_box(pool: &Pool, name: &str) -> Result<(), Failed> {
+    let program = env::current_exe()?;
+    let output = pool.run([program.as_os_str(), "--exact".as_ref(), name.as_ref()])?;
+    if output.code == 0 {
+        return Ok(());
+    }
+    let [stdout, stderr] =
+        [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    Err(format!("exit code {}\n{stdout}{stderr}", output.code).into())
+}
+
+fn trials(body: impl Fn(String, fn()) -> Body) -> Vec<Trial> {
+    let groups = [
         ("bad_input", bad_input::TESTS),
         ("ends", ends::TESTS),
         ("exit_codes", exit_codes::TESTS),
@@ -52,18 +81,15 @@ fn trials() -> Vec<Trial> {
         ("shares", shares::TESTS),
         ("streams", streams::TESTS),
         ("users", users::TESTS),
-    ] {
-        for (name, test) in tests {
-            let name = format!("{group}::{name}");
-            all.push(Trial::test(name.clone(), move || {
-                // In a box that died before this one.
-                if !support::passed_before(&name) {
-                    test();
-                    support::note_passed(&name);
-                }
-                Ok(())
-            }));
-        }
-    }
-    all
+    ];
+    let tests = groups.into_iter().flat_map(|(group, tests)| {
+        let name = move |name| format!("{group}::{name}");
+        tests.iter().map(move |(own, test)| (name(own), *test))
+    });
+    tests
+        .map(|(name, test)| {
+            let body = body(name.clone(), test);
+            Trial::test(name, body)
+        })
+        .collect()
 }

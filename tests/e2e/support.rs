@@ -4,7 +4,6 @@ use std::{
     env,
     ffi::OsStr,
     fs,
-    io::Write,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     sync::OnceLock,
@@ -35,29 +34,6 @@ pub(crate) fn set_programs(directory: PathBuf) {
 /// Where the product's programs are.
 pub(crate) fn programs() -> &'static Path {
     PROGRAMS.get().expect("it is said before the first test")
-}
-
-/// The file that outlives the testbed's box, if this runs in one.
-fn progress() -> Option<PathBuf> {
-    env::var_os(testbed::PROGRESS).map(PathBuf::from)
-}
-
-/// Whether this test has passed in a box that died afterwards.
-pub(crate) fn passed_before(name: &str) -> bool {
-    let text = progress().and_then(|path| fs::read_to_string(path).ok());
-    text.is_some_and(|text| text.lines().any(|line| line == name))
-}
-
-/// Keeps that this test has passed.
-pub(crate) fn note_passed(name: &str) {
-    if let Some(path) = progress() {
-        let mut file = fs::File::options()
-            .create(true)
-            .append(true)
-            .open(path)
-            .unwrap();
-        writeln!(file, "{name}").unwrap();
-    }
 }
 
 /// A machine that runs `image`.

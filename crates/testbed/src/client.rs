@@ -21,6 +21,7 @@ use crate::{
     build::{KEEPER, identity},
     error::{Error, Result, file},
     place::{Place, workspace},
+    pool::boxes,
     protocol::{Answer, Ask, Status},
     tools,
 };
@@ -44,24 +45,25 @@ pub struct Testbed {
 }
 
 impl Testbed {
-    /// The box of this workspace, booted with the binaries in `bin_dir` unless it is up.
+    /// The first box of this workspace, booted with the binaries in `bin_dir` unless it is up.
     ///
     /// # Errors
     /// [`Error::Missing`] if programs are missing, [`Error::NotUp`] if the box does not come up.
     pub fn open(bin_dir: &Path) -> Result<Self> {
-        Self::open_for(&workspace(), bin_dir)
+        Self::open_for(&workspace(), 0, bin_dir)
     }
 
-    /// The box in which `workspace` is written through; there is one for each.
+    /// A box in which `workspace` is written through; there is one for each number.
     ///
     /// # Errors
     /// As [`Testbed::open`].
-    pub fn open_for(workspace: &Path, bin_dir: &Path) -> Result<Self> {
-        let place = Place::of(workspace);
+    pub fn open_for(workspace: &Path, number: usize, bin_dir: &Path) -> Result<Self> {
+        let place = Place::of(workspace, number);
         let build = identity(bin_dir)?;
         let mut starter = Starter {
             place: &place,
             workspace,
+            number,
             bin_dir,
             child: None,
         };
@@ -115,20 +117,22 @@ impl Testbed {
     }
 }
 
-/// Ends this workspace's box; false if there is none.
+/// Ends this workspace's boxes; false if there is none.
 ///
 /// # Errors
-/// If the keeper does not end in time.
+/// If a keeper does not end in time.
 pub fn down() -> Result<bool> {
-    down_for(&workspace())
+    (0..boxes()).try_fold(false, |any, number| {
+        Ok(down_for(&workspace(), number)? || any)
+    })
 }
 
-/// Ends the box of `workspace`; false if there is none.
+/// Ends one box of `workspace`; false if there is none.
 ///
 /// # Errors
 /// As [`down`].
-pub fn down_for(workspace: &Path) -> Result<bool> {
-    let place = Place::of(workspace);
+pub fn down_for(workspace: &Path, number: usize) -> Result<bool> {
+    let place = Place::of(workspace, number);
     if !held(&place)? {
         return Ok(false);
     }
@@ -143,12 +147,12 @@ pub fn down_for(workspace: &Path) -> Result<bool> {
     Ok(true)
 }
 
-/// The directory of the keeper of this workspace's box: its socket, its lock, and `log`, where it
+/// The directory of the keeper of a box of `workspace`: its socket, its lock, and `log`, where it
 /// writes what happens and the box its console. It is gone with the box, but for the log if the box
 /// ended badly.
 #[must_use]
-pub fn directory_for(workspace: &Path) -> PathBuf {
-    Place::of(workspace).directory().to_owned()
+pub fn directory_for(workspace: &Path, number: usize) -> PathBuf {
+    Place::of(workspace, number).directory().to_owned()
 }
 
 /// Connects, if somebody listens.
@@ -206,6 +210,7 @@ fn await_release(place: &Place) -> Result<()> {
 struct Starter<'a> {
     place: &'a Place,
     workspace: &'a Path,
+    number: usize,
     bin_dir: &'a Path,
     child: Option<Child>,
 }
@@ -229,7 +234,9 @@ impl Starter<'_> {
         let errors = log.try_clone().map_err(file("write", &path))?;
         let program = self.bin_dir.join(KEEPER);
         let child = Command::new(&program)
-            .args([self.workspace, self.bin_dir])
+            .arg(self.workspace)
+            .arg(self.number.to_string())
+            .arg(self.bin_dir)
             .current_dir("/")
             .stdin(Stdio::null())
             .stdout(log)
@@ -279,7 +286,7 @@ mod tests {
 
     #[test]
     fn nobody_holds_a_lock_that_does_not_exist() {
-        let place = Place::of(Path::new("/no/such/workspace"));
+        let place = Place::of(Path::new("/no/such/workspace"), 0);
         assert!(!held(&place).unwrap());
         assert!(connect_to(&place.socket()).is_none());
     }

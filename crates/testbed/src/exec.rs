@@ -28,6 +28,17 @@ const NOT_EXECUTABLE: u8 = 126;
 const NOT_FOUND: u8 = 127;
 const SIGNALLED: u8 = 128;
 
+/// How a command ended, and what it wrote.
+#[derive(Debug)]
+pub struct Output {
+    /// Its exit code; 128 and the signal's number if one ended it.
+    pub code: u8,
+    /// Its standard output.
+    pub stdout: Vec<u8>,
+    /// Its standard error.
+    pub stderr: Vec<u8>,
+}
+
 /// A command for the box, with this process's environment and working directory.
 #[derive(Debug, Clone)]
 pub struct Command {
@@ -60,7 +71,11 @@ impl Command {
     /// # Errors
     /// If the box ends first.
     pub fn run(&self, testbed: &Testbed) -> Result<u8> {
-        let exec = self.request();
+        let mut exec = self.request();
+        match terminal_size() {
+            Some(size) => exec.terminal(size),
+            None => exec.attach(true, true, true),
+        };
         // Before the command starts, so that no signal is missed.
         let signals = Signals::new([SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGWINCH])
             .map_err(system("handle signals"))?;
@@ -77,11 +92,31 @@ impl Command {
         handle.close();
         // It holds nothing but a closed iterator.
         let _ = forwarder.join();
-        Ok(match exit? {
-            Exit::Code(code) => code,
-            Exit::Signal(signal) => {
-                SIGNALLED.saturating_add(u8::try_from(signal).unwrap_or_default())
-            }
+        Ok(code(exit?))
+    }
+
+    /// Runs it without input, and gathers what it writes.
+    ///
+    /// # Errors
+    /// If the box ends first, or there is no such program in it.
+    pub fn output(&self, testbed: &Testbed) -> Result<Output> {
+        let mut exec = self.request();
+        exec.attach(false, true, true);
+        let mut child = testbed.agent()?.exec(exec)?;
+        let readers = [child.stdout.take(), child.stderr.take()].map(|stream| {
+            thread::spawn(move || {
+                let mut bytes = Vec::new();
+                // If the box is lost, the wait below says so.
+                let _ = stream.map(|mut stream| stream.read_to_end(&mut bytes));
+                bytes
+            })
+        });
+        let exit = child.wait();
+        let [stdout, stderr] = readers.map(|reader| reader.join().unwrap_or_default());
+        Ok(Output {
+            code: code(exit?),
+            stdout,
+            stderr,
         })
     }
 
@@ -96,11 +131,15 @@ impl Command {
         }
         exec.env(IN_THE_BOX.as_bytes(), b"1");
         exec.cwd(self.cwd.as_os_str().as_bytes());
-        match terminal_size() {
-            Some(size) => exec.terminal(size),
-            None => exec.attach(true, true, true),
-        };
         exec
+    }
+}
+
+/// What a command's end is to a shell.
+fn code(exit: Exit) -> u8 {
+    match exit {
+        Exit::Code(code) => code,
+        Exit::Signal(signal) => SIGNALLED.saturating_add(u8::try_from(signal).unwrap_or_default()),
     }
 }
 

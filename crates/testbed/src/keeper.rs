@@ -8,9 +8,11 @@ use std::{
         unix::{fs::MetadataExt, net::UnixStream},
     },
     path::{Path, PathBuf},
+    thread,
     time::Duration,
 };
 
+use agent_client::Client;
 use handoff::Channel;
 use kernel::Cache;
 use rustix::{
@@ -39,15 +41,21 @@ const IDLE: Timespec = Timespec {
 /// How long a client may take to send what it began.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The keeper's life: boots the box for `workspace` with the binaries in `bin_dir`, and serves
+/// How often the box is asked for a sign of life.
+const PULSE: Duration = Duration::from_secs(5);
+
+/// How long it may take to give one: a busy host makes a busy box very slow.
+const PULSE_PATIENCE: Duration = Duration::from_secs(60);
+
+/// The keeper's life: boots `workspace`'s box of this number with the binaries in `bin_dir`, and serves
 /// clients until there are none. If there is another keeper already, does nothing.
 ///
 /// # Errors
 /// If the box does not come up, or one of its parts dies.
-pub fn keep(workspace: &Path, bin_dir: &Path) -> Result<()> {
+pub fn keep(workspace: &Path, number: usize, bin_dir: &Path) -> Result<()> {
     // A terminal's Ctrl-C is not meant for the box; an error means that it is its own already.
     let _ = rustix::process::setsid();
-    let place = Place::of(workspace);
+    let place = Place::of(workspace, number);
     place.make()?;
     let Some(_lock) = lock(&place)? else {
         return Ok(());
@@ -75,6 +83,7 @@ fn keep_locked(place: &Place, workspace: &Path, bin_dir: &Path) -> Result<()> {
     Keeper {
         listener,
         signals,
+        pulse: pulse(machine.agent()?)?,
         build,
         machine,
         clients: Vec::new(),
@@ -137,9 +146,23 @@ fn signals() -> Result<UnixStream> {
     Ok(ours)
 }
 
+/// Readable when the box gives no sign of life any more. A kernel whose interrupts are off on all its
+/// CPUs does not notice that itself.
+fn pulse(agent: Client) -> Result<UnixStream> {
+    let (ours, theirs) = UnixStream::pair().map_err(system("make a socket pair"))?;
+    thread::spawn(move || {
+        while agent.ping(PULSE_PATIENCE).is_ok() {
+            thread::sleep(PULSE);
+        }
+        drop(theirs);
+    });
+    Ok(ours)
+}
+
 struct Keeper {
     listener: OwnedFd,
     signals: UnixStream,
+    pulse: UnixStream,
     build: [u8; 32],
     machine: Machine,
     clients: Vec<Channel>,
@@ -149,6 +172,7 @@ struct Keeper {
 struct Ready {
     listener: bool,
     signals: bool,
+    pulse: bool,
     control: bool,
     clients: Vec<bool>,
     none: bool,
@@ -168,6 +192,9 @@ impl Keeper {
             }
             if ready.signals {
                 return self.told();
+            }
+            if ready.pulse {
+                return Err(Error::TimedOut("a sign of life of the box's agent"));
             }
             if ready.none && self.clients.is_empty() {
                 return Ok(());
@@ -196,6 +223,7 @@ impl Keeper {
         let fixed = [
             self.listener.as_fd(),
             self.signals.as_fd(),
+            self.pulse.as_fd(),
             self.machine.vsock().control().as_fd(),
         ];
         let clients = self.clients.iter().map(AsFd::as_fd);
@@ -214,6 +242,7 @@ impl Keeper {
         Ok(Ready {
             listener: next(),
             signals: next(),
+            pulse: next(),
             control: next(),
             clients: ready.collect(),
             none: number == 0,

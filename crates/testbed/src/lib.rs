@@ -5,7 +5,7 @@
 //! read-only below and discarded with the box; the workspace and the cache are shared at their own
 //! paths and written through. So a test or a machine runs in it as it would run here.
 //!
-//! One box serves many callers. A *keeper* process ([`keep`]) owns QEMU, the processes that serve
+//! One box serves many callers, and a [`Pool`] of them gives each caller one to itself. A *keeper* process ([`keep`]) owns QEMU, the processes that serve
 //! the file systems, and our own vsock device, which is launched as it is in production. Clients
 //! ([`Testbed::open`]) find the keeper by a socket, start it if there is none, and get streams to
 //! the box's agent from it. The keeper ends the box when nobody used it for a minute, when it is
@@ -22,15 +22,17 @@ mod keeper;
 mod launch;
 mod machine;
 mod place;
+mod pool;
 mod protocol;
 mod tools;
 
 pub use build::{PRODUCTS, Product, TARGET, build};
 pub use client::{Testbed, directory_for, down, down_for};
 pub use error::{Error, Result};
-pub use exec::Command;
-pub use here::{Here, IN_THE_BOX, PROGRESS, announce, here_or_in_the_box, why_not_here};
+pub use exec::{Command, Output};
+pub use here::{Here, IN_THE_BOX, announce, here_or_boxes, why_not_here};
 pub use keeper::keep;
 pub use place::{BIN_DIR, bin_dir, workspace};
+pub use pool::Pool;
 pub use protocol::Status;
 pub use tools::{Tool, missing};

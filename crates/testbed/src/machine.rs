@@ -9,7 +9,6 @@ use std::{
     },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    thread,
     time::{Duration, Instant},
 };
 
@@ -194,22 +193,26 @@ impl Machine {
         Ok(())
     }
 
-    /// Does what can only be done from inside.
-    fn finish(&self) -> Result<()> {
+    /// The box's agent.
+    pub(crate) fn agent(&self) -> Result<Client> {
         let control = self.vsock.control().try_clone()?;
-        let client = Client::new(move |port| {
+        Ok(Client::new(move |port| {
             let (ours, theirs) = UnixStream::pair()?;
             control
                 .send(&wire::vsock::Request::Connect { port }, &[theirs.as_fd()])
                 .map_err(std::io::Error::other)?;
             Ok(ours)
-        });
+        }))
+    }
+
+    /// Does what can only be done from inside.
+    fn finish(&self) -> Result<()> {
         let [program, arguments @ ..] = FINISH;
         let mut exec = Exec::new(program.as_bytes());
         for argument in arguments {
             exec.arg(argument.as_bytes());
         }
-        match client.exec(exec)?.wait()? {
+        match self.agent()?.exec(exec)?.wait()? {
             Exit::Code(0) => Ok(()),
             exit => Err(Error::Setup(format!("`{}`: {exit:?}", FINISH.join(" ")))),
         }
@@ -332,11 +335,11 @@ fn virtiofsd(directory: &Path, listener: &OwnedFd) -> Result<Part> {
 }
 
 fn qemu(vmlinux: &Path, initrd: &Path) -> Command {
-    let cpus = thread::available_parallelism().map_or(1, |cpus| cpus.get().min(8));
-    let memory = MEMORY.min(host_memory() / 2);
+    let memory = MEMORY.min(host_memory() / 4);
     let mut qemu = tied(&[], QEMU);
-    qemu.args(["-accel", "tcg,thread=multi", "-cpu", "EPYC-v1,+svm,+npt"])
-        .args(["-smp", &cpus.to_string(), "-m", &format!("{memory}M")])
+    qemu.args(["-accel", "tcg", "-cpu", "EPYC-v1,+svm,+npt"])
+        // With two, guest translations of one address get mixed up with the box's own now and then.
+        .args(["-smp", "1", "-m", &format!("{memory}M")])
         .args(["-machine", "q35,memory-backend=memory,i8042=off,usb=off"])
         .arg("-object")
         .arg(format!(
@@ -348,14 +351,38 @@ fn qemu(vmlinux: &Path, initrd: &Path) -> Command {
         .arg(vmlinux)
         .arg("-initrd")
         .arg(initrd)
-        .args(["-append", COMMAND_LINE]);
+        .args(["-append", &command_line()]);
     qemu
 }
 
-/// Serial output is slow under emulation, mitigations are not needed in it. A CPU of the box that is
-/// stuck ends the box: see [`crate::here_or_in_the_box`].
-const COMMAND_LINE: &str =
-    "console=ttyS0 quiet loglevel=4 mitigations=off panic=-1 softlockup_panic=1";
+/// Serial output is slow under emulation, mitigations are not needed in it, the emulated time stamp
+/// counter is the host's. A CPU that is stuck ends the box: see [`crate::Pool`].
+const COMMAND_LINE: &str = "console=ttyS0 quiet loglevel=4 mitigations=off panic=-1 \
+    softlockup_panic=1 tsc=reliable no_timer_check";
+
+/// On a busy host the kernel mismeasures the counter, by up to ten times, and with it the time of
+/// every machine in the box; so it is told.
+fn command_line() -> String {
+    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    match tsc_khz(&info) {
+        Some(khz) => format!("{COMMAND_LINE} tsc_early_khz={khz}"),
+        None => COMMAND_LINE.to_owned(),
+    }
+}
+
+/// The rate of the host's time stamp counter. "bogomips" is twice that in MHz, for a delay loop
+/// waits by the counter and takes it to count twice per loop.
+fn tsc_khz(cpuinfo: &str) -> Option<u64> {
+    let line = cpuinfo.lines().find(|line| line.starts_with("bogomips"))?;
+    let (whole, hundredths) = line.split_once(':')?.1.trim().split_once('.')?;
+    let (whole, hundredths): (u64, u64) = (whole.parse().ok()?, hundredths.parse().ok()?);
+    Some(
+        whole
+            .checked_mul(1000)?
+            .checked_add(hundredths.checked_mul(10)?)?
+            / 2,
+    )
+}
 
 /// Adds a vhost-user device whose server is behind `front_end`.
 fn device(qemu: &mut Command, device: &str, front_end: &OwnedFd) {
@@ -379,6 +406,14 @@ fn host_memory() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_counter_s_rate_is_half_the_bogomips() {
+        let info = "processor\t: 0\nbogomips\t: 5192.25\n";
+        assert_eq!(tsc_khz(info), Some(2_596_125));
+        assert_eq!(tsc_khz("processor\t: 0\n"), None);
+        assert_eq!(tsc_khz("bogomips\t: much\n"), None);
+    }
 
     #[test]
     fn phases_tell_known_parts_from_their_own_time() {

@@ -34,16 +34,16 @@ pub(crate) fn built() -> PathBuf {
     workspace().join(target).join(TARGET).join("release")
 }
 
-/// The keeper's directory: one a user and workspace.
+/// The keeper's directory: one a user, workspace and number.
 #[derive(Debug, Clone)]
 pub(crate) struct Place(PathBuf);
 
 impl Place {
-    /// The directory for this workspace; it need not exist.
-    pub(crate) fn of(workspace: &Path) -> Self {
+    /// The directory for this workspace's box of this number; it need not exist.
+    pub(crate) fn of(workspace: &Path, number: usize) -> Self {
         let hash = blake3::hash(workspace.as_os_str().as_encoded_bytes()).to_hex();
         let name = hash.get(..8).unwrap_or_default();
-        Self(base().join(name))
+        Self(base().join(format!("{name}-{number}")))
     }
 
     /// Makes the directory, and makes sure that it is nobody else's.
@@ -152,9 +152,9 @@ mod tests {
 
     #[test]
     fn every_workspace_has_a_place_of_its_own() {
-        let (a, b) = (Place::of(Path::new("/a")), Place::of(Path::new("/b")));
+        let (a, b) = (Place::of(Path::new("/a"), 0), Place::of(Path::new("/b"), 0));
         assert_ne!(a.socket(), b.socket());
-        assert_eq!(a.socket(), Place::of(Path::new("/a")).socket());
+        assert_eq!(a.socket(), Place::of(Path::new("/a"), 0).socket());
     }
 
     #[test]

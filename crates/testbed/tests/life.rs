@@ -60,7 +60,7 @@ fn open(workspace: &Path) -> Testbed {
         .copied()
         .filter(|part| ["testbed", "dev-vsock", "agent"].contains(&part.package));
     let bin_dir = testbed::build(parts).unwrap();
-    Testbed::open_for(workspace, &bin_dir).unwrap()
+    Testbed::open_for(workspace, 0, &bin_dir).unwrap()
 }
 
 #[test]
@@ -123,8 +123,8 @@ fn a_box_is_shared_survives_nobody_and_leaves_nothing() {
     let fourth = open(path);
     let family_of_fourth = family(&fourth);
     drop([first, second, third, fourth]);
-    assert!(testbed::down_for(path).unwrap());
+    assert!(testbed::down_for(path, 0).unwrap());
     await_end(&family_of_fourth);
-    assert!(!testbed::down_for(path).unwrap());
-    assert!(!testbed::directory_for(path).exists());
+    assert!(!testbed::down_for(path, 0).unwrap());
+    assert!(!testbed::directory_for(path, 0).exists());
 }

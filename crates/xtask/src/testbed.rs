@@ -34,7 +34,7 @@ pub(crate) fn act(action: Action) -> Result {
         Action::Shell => exec(vec!["/bin/bash".into()]),
         Action::Exec { command } => exec(command),
         Action::Log => {
-            let directory = testbed::directory_for(&testbed::workspace());
+            let directory = testbed::directory_for(&testbed::workspace(), 0);
             println!("{}", directory.join("log").display());
             Ok(0)
         }
