@@ -284,6 +284,11 @@ pub(crate) fn mount_detached(fs: BorrowedFd<'_>, attributes: c_uint) -> io::Resu
 
 /// Attaches a detached mount on top of `/`.
 pub(crate) fn attach_on_root(mount: BorrowedFd<'_>) -> io::Result<()> {
+    attach(mount, c"/")
+}
+
+/// Attaches a detached mount at a path.
+pub(crate) fn attach(mount: BorrowedFd<'_>, path: &CStr) -> io::Result<()> {
     let flags = 4; // MOVE_MOUNT_F_EMPTY_PATH
     // SAFETY: integers and two strings.
     check(unsafe {
@@ -292,7 +297,7 @@ pub(crate) fn attach_on_root(mount: BorrowedFd<'_>) -> io::Result<()> {
             mount.as_raw_fd(),
             c"".as_ptr(),
             libc::AT_FDCWD,
-            c"/".as_ptr(),
+            path.as_ptr(),
             flags,
         )
     })
@@ -322,10 +327,15 @@ pub(crate) fn clone_tree(path: &CStr) -> io::Result<OwnedFd> {
     owned(unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) })
 }
 
-/// On every mount of a tree: no set-user-id, no devices, no execution, and perhaps no writing.
-pub(crate) fn restrict_mounts(tree: BorrowedFd<'_>, read_only: bool) -> io::Result<()> {
+/// On every mount of a tree: no set-user-id, no devices, and perhaps no writing and no execution.
+pub(crate) fn restrict_mounts(
+    tree: BorrowedFd<'_>,
+    read_only: bool,
+    execute: bool,
+) -> io::Result<()> {
+    let no_execution = if execute { 0 } else { 0x8 };
     // `struct mount_attr`: what to set, what to clear, propagation, a user namespace.
-    let attributes = [0x2 | 0x4 | 0x8 | u64::from(read_only), 0, 0, 0];
+    let attributes = [0x2 | 0x4 | no_execution | u64::from(read_only), 0, 0, 0];
     let flags = libc::AT_EMPTY_PATH | libc::AT_RECURSIVE;
     // SAFETY: the array is as large as said, has the structure's layout, and is only read.
     check(unsafe {

@@ -2,10 +2,7 @@
 
 use std::fmt::Write;
 
-use seccompiler::BpfProgram;
-
-use crate::compile::Filters;
-use crate::parse::Table;
+use policy_table::{Filters, Table};
 
 /// The constant of one component.
 pub(crate) fn policy(component: &str, table: &Table, filters: &Filters, target: &str) -> String {
@@ -110,7 +107,7 @@ fn list(name: &str, values: impl Iterator<Item = String>) -> String {
 }
 
 /// A field that is a BPF program.
-fn program(name: &str, program: &BpfProgram) -> String {
+fn program(name: &str, program: &[seccompiler::sock_filter]) -> String {
     let mut out = format!("{name}: &[");
     for instruction in program {
         let (code, jt, jf, k) = (

@@ -2,6 +2,8 @@
 
 use serde_json::{Value, json};
 
+use crate::Error;
+
 /// Every flag that pthread_create sets in glibc and musl.
 const THREAD_FLAGS: u64 = (libc::CLONE_VM
     | libc::CLONE_FS
@@ -51,7 +53,7 @@ const SYMBOLS: &[(&str, u64)] = &[
 ];
 
 /// Turns one alternative into the list of conditions that seccompiler's JSON takes.
-pub(crate) fn compile(text: &str) -> Result<Value, String> {
+pub(crate) fn compile(text: &str) -> Result<Value, Error> {
     text.split(" and ")
         .map(|condition| one(condition).ok_or_else(|| format!("`{condition}` is not a condition")))
         .collect::<Result<Vec<_>, _>>()

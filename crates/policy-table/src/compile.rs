@@ -3,19 +3,25 @@
 use seccompiler::{BpfProgram, TargetArch};
 use serde_json::{Value, json};
 
-use crate::condition;
 use crate::parse::{Call, Entry, Table};
+use crate::{Error, condition};
 
 /// The programs of one component. The kernel runs both and takes the more severe verdict: the
 /// first turns calls into errors, the second ends the process for whatever is not listed.
-pub(crate) struct Filters {
-    pub(crate) refuse: BpfProgram,
-    pub(crate) allow: BpfProgram,
+#[derive(Debug)]
+pub struct Filters {
+    /// Turns calls into errors.
+    pub refuse: BpfProgram,
+    /// Ends the process for what is not listed.
+    pub allow: BpfProgram,
 }
 
 /// Compiles the calls of `table` for `architecture`. With `trace`, what is not listed is logged
 /// instead of ending the process.
-pub(crate) fn filters(table: &Table, architecture: &str, trace: bool) -> Result<Filters, String> {
+///
+/// # Errors
+/// A call, a condition or an error that does not exist there, with its place.
+pub fn filters(table: &Table, architecture: &str, trace: bool) -> Result<Filters, Error> {
     let calls = || {
         table.calls.iter().filter(|(_, call)| {
             call.value
@@ -57,7 +63,7 @@ pub(crate) fn filters(table: &Table, architecture: &str, trace: bool) -> Result<
 }
 
 /// The rules of one call, checked one by one so that a mistake has a place.
-fn rules(name: &str, call: &Entry<Call>, architecture: &str) -> Result<Vec<Value>, String> {
+fn rules(name: &str, call: &Entry<Call>, architecture: &str) -> Result<Vec<Value>, Error> {
     let place = &call.place;
     let call = &call.value;
     if call.error.is_some() && !call.when.is_empty() {
@@ -89,7 +95,7 @@ fn assemble(
     matched: &Value,
     rules: &[Value],
     architecture: &str,
-) -> Result<BpfProgram, String> {
+) -> Result<BpfProgram, Error> {
     let filter = json!({ "main": {
         "mismatch_action": default,
         "match_action": matched,
