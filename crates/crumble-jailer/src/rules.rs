@@ -92,7 +92,7 @@ pub(crate) fn policy(table: &Table, name: &str, trace: bool) -> Result<&'static 
         namespaces: words(&table.namespaces, "namespace", Namespace::from_name)?,
         capabilities: words(&table.capabilities, "capability", Capability::from_name)?,
         limits: limits(table)?,
-        calls: calls(table),
+        calls: calls(table)?,
         refuse: program(filters.refuse),
         allow: program(filters.allow),
     })))
@@ -167,26 +167,24 @@ fn limits(table: &Table) -> Result<&'static [Reasoned<Limit>]> {
 }
 
 /// The calls that exist here.
-fn calls(table: &Table) -> &'static [Reasoned<Call>] {
+fn calls(table: &Table) -> Result<&'static [Reasoned<Call>]> {
     let here = table.calls.iter().filter(|(_, entry)| {
         let only = entry.value.only.as_deref();
         only.is_none_or(|only| only == ARCH)
     });
-    let call = |(name, entry): (&String, &Entry<policy_table::Call>)| Reasoned {
-        value: Call {
-            name: text(name),
-            when: entry
-                .value
-                .when
-                .iter()
-                .map(|when| text(when))
-                .collect::<Vec<_>>()
-                .leak(),
-            error: entry.value.error.as_deref().map(text),
-        },
-        why: text(&entry.value.why),
+    let call = |(name, entry): (&String, &Entry<policy_table::Call>)| {
+        let when = entry.value.when.iter().map(|when| text(when));
+        Ok(Reasoned {
+            value: Call {
+                name: text(name),
+                number: policy_table::number(name, ARCH).map_err(Error::Policy)?,
+                when: when.collect::<Vec<_>>().leak(),
+                error: entry.value.error.as_deref().map(text),
+            },
+            why: text(&entry.value.why),
+        })
     };
-    here.map(call).collect::<Vec<_>>().leak()
+    Ok(here.map(call).collect::<Result<Vec<_>>>()?.leak())
 }
 
 fn program(instructions: Vec<policy_table::Instruction>) -> &'static [Instruction] {

@@ -66,12 +66,19 @@ pub fn confine(policy: &'static Policy, grants: &[Grant<'_>]) -> Result<Confined
     have_one_thread()?;
     take_name(policy)?;
     let proc_self_fd = keep_proc(policy)?;
+    #[cfg(feature = "trace")]
+    let record = crate::trace::record(policy)
+        .map_err(|error| Error::Confine("make a record of its system calls", "", error))?;
     enter_empty_root()?;
     drop_capabilities(policy)?;
     gain_no_privileges()?;
     let landlock_complete = restrict_paths(policy, grants)?;
     hide_memory()?;
+    #[cfg(not(feature = "trace"))]
     filter_calls(policy)?;
+    #[cfg(feature = "trace")]
+    crate::trace::begin(policy, record)
+        .map_err(|error| Error::Confine("trace its system calls", "", error))?;
     Ok(Confined {
         proc_self_fd,
         landlock_complete,
@@ -222,8 +229,7 @@ fn hide_memory() -> Result<()> {
 
 /// Ends the process for every system call that the policy does not list. Nothing comes after it.
 pub(crate) fn filter_calls(policy: &'static Policy) -> Result<()> {
-    let log = policy::traces();
-    sys::install_filter(policy.refuse, log)
-        .and_then(|()| sys::install_filter(policy.allow, log))
+    sys::install_filter(policy.refuse)
+        .and_then(|()| sys::install_filter(policy.allow))
         .map_err(|error| Error::Confine("filter system calls", "", error))
 }

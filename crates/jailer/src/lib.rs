@@ -29,6 +29,8 @@ mod process;
 mod program;
 mod subtree;
 mod sys;
+#[cfg(feature = "trace")]
+mod trace;
 
 use std::io;
 

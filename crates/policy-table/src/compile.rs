@@ -89,6 +89,26 @@ fn rules(name: &str, call: &Entry<Call>, architecture: &str) -> Result<Vec<Value
         .collect()
 }
 
+/// The number of a system call.
+///
+/// # Errors
+/// If there is none of that name.
+pub fn number(name: &str, architecture: &str) -> Result<u32, Error> {
+    let unknown = || format!("unknown system call `{name}` on {architecture}");
+    let rules = [json!({ "syscall": name })];
+    let program = assemble(&json!("log"), &json!("allow"), &rules, architecture);
+    // The compiler has the table of numbers, and does not give it away. A filter compares the
+    // architecture, then the number (`BPF_JMP | BPF_JEQ | BPF_K`).
+    let program = program.map_err(|_| unknown())?;
+    let mut compared = program
+        .iter()
+        .filter(|instruction| instruction.code == 0x15);
+    compared
+        .nth(1)
+        .map(|instruction| instruction.k)
+        .ok_or_else(unknown)
+}
+
 /// Runs seccompiler.
 fn assemble(
     default: &Value,
@@ -113,5 +133,19 @@ fn error_number(name: &str) -> Option<i32> {
     match name {
         "ENOSYS" => Some(libc::ENOSYS),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_those_of_the_kernel_s_headers() {
+        for (name, x86_64, aarch64) in [("read", 0, 63), ("close", 3, 57), ("openat2", 437, 437)] {
+            assert_eq!(number(name, "x86_64"), Ok(x86_64));
+            assert_eq!(number(name, "aarch64"), Ok(aarch64));
+        }
+        assert!(number("open", "aarch64").is_err());
     }
 }

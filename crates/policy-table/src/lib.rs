@@ -10,7 +10,8 @@ mod compile;
 mod condition;
 mod parse;
 
-pub use compile::{Filters, filters};
+pub use compile::{Filters, filters, number};
+pub use condition::holds;
 pub use parse::{Call, Entry, Kind, Number, Path, Table, directory, read};
 pub use seccompiler::sock_filter as Instruction;
 

@@ -29,7 +29,7 @@ fn compile(more: &str) -> Result<String, String> {
     fs::write(place.path().join("x.toml"), format!("{COMPLETE}{more}\n")).unwrap();
     let table = read(place.path(), "x")?;
     let compiled = filters(&table, "x86_64", false)?;
-    Ok(emit::policy("x-y", &table, &compiled, "x86_64") + &emit::index(&["x-y"]))
+    Ok(emit::policy("x-y", &table, &compiled, "x86_64")? + &emit::index(&["x-y"]))
 }
 
 /// Reads `COMPONENT.toml` in a directory.
