@@ -31,7 +31,8 @@ pub(crate) const HOUSE: &[Row] = &[
     // Words.
     row("spec", 0, &[], &[]),
     row("wire", 0, &[], &[]),
-    row("policy", 0, &[], &[]),
+    row("policy-table", 0, &[], &[]),
+    row("policy", 0, &["policy-table"], &[]),
     row("handoff", 0, &["wire"], &[]),
     // The machine.
     row("hv", 0, &[], &[]),
@@ -98,6 +99,12 @@ pub(crate) const HOUSE: &[Row] = &[
     // People.
     row("cli", 4, &["crumble", "policy"], &[]),
     row(
+        "crumble-jailer",
+        4,
+        &["handoff", "jailer", "policy", "policy-table"],
+        &[],
+    ),
+    row(
         "testbed",
         4,
         &[
@@ -114,7 +121,15 @@ pub(crate) const HOUSE: &[Row] = &[
     row(
         "xtask",
         4,
-        &["crumble", "kernel", "supervisor", "testbed", "wire"],
+        &[
+            "crumble",
+            "kernel",
+            "policy",
+            "policy-table",
+            "supervisor",
+            "testbed",
+            "wire",
+        ],
         &[],
     ),
     row(
