@@ -104,7 +104,7 @@ impl Proc {
         Self(root.into())
     }
 
-    /// Every process that lives.
+    /// Every process that lives, by number.
     pub(crate) fn living(&self) -> Result<Vec<Stat>, Error> {
         let failed = |source| Error::List {
             path: self.0.clone(),
@@ -116,7 +116,9 @@ impl Proc {
         };
         let all = fs::read_dir(&self.0).map_err(failed)?;
         let stats = all.filter_map(|entry| stat(entry.ok()?));
-        Ok(stats.filter(|stat| !stat.ended).collect())
+        let mut living: Vec<_> = stats.filter(|stat| !stat.ended).collect();
+        living.sort_unstable_by_key(|stat| stat.pid);
+        Ok(living)
     }
 
     /// The component that the title of `pid` names.

@@ -3,6 +3,7 @@
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
+    clippy::panic,
     reason = "a test fails by panicking"
 )]
 
@@ -12,7 +13,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use inspect::{Error, HIDDEN, Inspection, Proc, Role, inspect, machines};
+use inspect::{Error, Finding, HIDDEN, Inspection, Proc, Process, Role, inspect, machines};
 use tempfile::TempDir;
 
 const NAMESPACES: [&str; 8] = ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time"];
@@ -143,10 +144,18 @@ impl Recording {
     }
 }
 
+/// The findings, but of Landlock: the kernel that runs this test may have none.
+fn found(inspection: &Inspection) -> Vec<(&Process, &Finding)> {
+    let findings = inspection.findings();
+    findings
+        .filter(|(_, finding)| finding.what != "landlock")
+        .collect()
+}
+
 /// The only finding about process `pid`, and none about others.
 #[track_caller]
 fn only(inspection: &Inspection, pid: u32) -> (&'static str, String) {
-    let findings: Vec<_> = inspection.findings().collect();
+    let findings = found(inspection);
     let [(process, finding)] = findings.as_slice() else {
         panic!("{findings:?}")
     };
@@ -160,12 +169,7 @@ fn a_machine_whose_components_are_jailed_has_no_finding() {
     let inspection = recording.inspect();
     let roles: Vec<_> = inspection.processes.iter().map(|one| one.role).collect();
     assert_eq!(roles, [Role::Supervisor, Role::Component, Role::Component]);
-    // The kernel of the host that runs this may have no Landlock at all.
-    let findings: Vec<_> = inspection
-        .findings()
-        .filter(|(_, finding)| finding.what != "landlock")
-        .collect();
-    assert_eq!(findings, []);
+    assert_eq!(found(&inspection), []);
 }
 
 #[test]
@@ -246,10 +250,8 @@ fn a_namespace_that_is_not_its_own_is_found() {
     let other = fs::read_link(recording.path(102, "ns/net")).unwrap();
     set(101, other);
     let inspection = recording.inspect();
-    let found: Vec<_> = inspection
-        .findings()
-        .map(|(process, _)| process.pid)
-        .collect();
+    let found = found(&inspection);
+    let found: Vec<_> = found.iter().map(|(process, _)| process.pid).collect();
     assert_eq!(found, [101, 102]);
 }
 
