@@ -2,7 +2,6 @@
 
 #![expect(
     clippy::unwrap_used,
-    clippy::expect_used,
     clippy::panic,
     reason = "a test fails by panicking"
 )]
@@ -308,7 +307,7 @@ fn nonsense_instead_of_texts_is_survived() {
         .unwrap();
     }
     let inspection = recording.inspect();
-    let vmm = inspection.processes.get(1).expect("the VMM is there");
+    let vmm = inspection.processes.get(1).unwrap();
     assert!(vmm.verdict.not_judged.contains(&"limits"));
     // A process whose line cannot be read is none.
     fs::write(recording.path(101, "stat"), "101 (x").unwrap();
