@@ -1,6 +1,9 @@
 //! What `crumble inspect` says of machines that run.
 
-use std::process::{Child, Command, Output};
+use std::{
+    os::unix::process::CommandExt,
+    process::{Child, Command, Output},
+};
 
 use nix::{
     sys::signal::{Signal, kill},
@@ -8,17 +11,31 @@ use nix::{
 };
 use serde_json::Value;
 
-use crate::support::{programs, running, tests};
+use crate::{
+    support::{programs, running, tests, up, waiting},
+    users::{ORDINARY, ordinary_home, run_as_ordinary},
+};
 
 tests![
     every_process_of_a_machine_is_jailed_as_its_policy_says,
     machines_are_listed_while_they_run,
+    an_ordinary_user_inspects_machines,
 ];
 
 /// `crumble inspect` with these arguments.
-fn inspect(arguments: &[&str]) -> Output {
+fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(programs().join("crumble"));
-    command.arg("inspect").args(arguments).output().unwrap()
+    command.arg("inspect").args(arguments);
+    command
+}
+
+fn inspect(arguments: &[&str]) -> Output {
+    command(arguments).output().unwrap()
+}
+
+fn inspect_as_ordinary(arguments: &[&str]) -> Output {
+    let mut command = command(arguments);
+    command.uid(ORDINARY).gid(ORDINARY).output().unwrap()
 }
 
 fn json(output: &Output) -> Value {
@@ -91,4 +108,25 @@ fn machines_are_listed_while_they_run() {
     assert_eq!(output.status.code(), Some(125));
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(errors.contains("holds no machine"), "{errors}");
+}
+
+fn an_ordinary_user_inspects_machines() {
+    let roots = running("");
+    let output = inspect_as_ordinary(&[&roots.id().to_string()]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    print!("{text}");
+    // Root's machine is judged by what everybody may see.
+    assert!(text.contains("not visible to you"), "{text}");
+    assert!(text.contains("mode 2 (filter)"), "{text}");
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    end(roots);
+    let home = ordinary_home();
+    let script = waiting("");
+    let own = up(run_as_ordinary(&home, &["host", "--", "sh", "-c", &script]));
+    let output = inspect_as_ordinary(&[&own.id().to_string()]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    print!("{text}");
+    assert!(text.contains("dev-fs, pid"), "{text}");
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    end(own);
 }

@@ -52,12 +52,19 @@ pub(crate) fn run(arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Com
 
 /// A command that prints a line and waits, with its machine around it.
 pub(crate) fn running(script: &str) -> Child {
-    let script = format!("{script} echo up; while :; do sleep 0.1; done");
-    let mut child = run(["host", "--", "sh", "-c", &script])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let script = waiting(script);
+    up(run(["host", "--", "sh", "-c", &script]))
+}
+
+/// A shell's script that prints a line and waits.
+pub(crate) fn waiting(script: &str) -> String {
+    format!("{script} echo up; while :; do sleep 0.1; done")
+}
+
+/// Starts a command and reads the line.
+pub(crate) fn up(mut command: Command) -> Child {
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
     let mut line = String::new();
     BufReader::new(child.stdout.as_mut().unwrap())
         .read_line(&mut line)

@@ -339,7 +339,7 @@ mod tests {
         };
         let text = list(&[machine]);
         assert!(
-            text.contains("      42     1000       2m 5s  crumble run host\n"),
+            text.contains("      42     1000        2m 5s  crumble run host\n"),
             "{text}"
         );
         assert_eq!(list(&[]), "No machine of yours is running.\n");
