@@ -4,10 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::{
-    Error, Expected, Field, Finding, Proc, Process, Verdict, compare,
-    text::{self, Stat},
-};
+use crate::{Error, Expected, Field, Finding, Proc, Process, Verdict, compare, text::Stat};
 
 /// A machine that runs, or several in one process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -81,7 +78,7 @@ pub fn machines(proc: &Proc, user: Option<u32>) -> Result<Vec<Machine>, Error> {
     let living = proc.living()?;
     let mut holders: Vec<u32> = living
         .iter()
-        .filter(|stat| proc.title_of(stat.pid) == Some("vmm"))
+        .filter(|stat| proc.component(stat.pid) == Some("vmm"))
         .map(|stat| stat.parent)
         .collect();
     holders.sort_unstable();
@@ -142,7 +139,7 @@ fn holder(proc: &Proc, living: &[Stat], pid: u32) -> Result<u32, Error> {
     let stat = living.iter().find(|stat| stat.pid == pid);
     let stat = stat.ok_or(Error::Gone(pid))?;
     let process = proc.process(pid).ok_or(Error::Gone(pid))?;
-    Ok(match component(&process) {
+    Ok(match process.component() {
         Some(_) => stat.parent,
         None => pid,
     })
@@ -164,16 +161,8 @@ fn below(living: &[Stat], holder: u32) -> Vec<u32> {
     all
 }
 
-/// Which component a process is: what its program is, or what it says if that cannot be seen.
-fn component(process: &Process) -> Option<&'static str> {
-    match process.program.read() {
-        Some(program) => text::program(program),
-        None => process.titled,
-    }
-}
-
 fn examine(process: Process, supervisor: &Process, landlock: Option<u32>) -> Examined {
-    let policy = component(&process).and_then(policy::component);
+    let policy = process.component().and_then(policy::component);
     let mut verdict = policy.map_or_else(Verdict::default, |policy| {
         compare(&process, policy, supervisor, landlock)
     });

@@ -121,10 +121,13 @@ impl Proc {
         Ok(living)
     }
 
-    /// The component that the title of `pid` names.
-    pub(crate) fn title_of(&self, pid: u32) -> Option<&'static str> {
-        let path = self.0.join(pid.to_string()).join("cmdline");
-        text::component(&read_bytes(&path).ok()?)
+    /// Which component `pid` is, as [`Process::component`] has it.
+    pub(crate) fn component(&self, pid: u32) -> Option<&'static str> {
+        let directory = self.0.join(pid.to_string());
+        match fs::read_link(directory.join("exe")) {
+            Ok(program) => text::program(&file_name(program)?),
+            Err(_) => text::component(&read_bytes(&directory.join("cmdline")).ok()?),
+        }
     }
 
     /// The process `pid`, if it lives.
@@ -178,6 +181,17 @@ impl Proc {
             (name, Namespace { inode, own })
         };
         NAMESPACES.into_iter().map(namespace).collect()
+    }
+}
+
+impl Process {
+    /// Which component it is: what its program is, or what it says if that cannot be seen.
+    #[must_use]
+    pub fn component(&self) -> Option<&'static str> {
+        match self.program.read() {
+            Some(program) => text::program(program),
+            None => self.titled,
+        }
     }
 }
 

@@ -261,6 +261,9 @@ fn a_title_that_names_another_component_is_found() {
     fs::write(recording.path(102, "cmdline"), title).unwrap();
     let inspection = recording.inspect();
     assert_eq!(only(&inspection, 102).0, "title");
+    // The machine is found even if all of its titles are gone.
+    fs::write(recording.path(101, "cmdline"), "").unwrap();
+    assert_eq!(machines(&recording.proc(), None).unwrap().len(), 1);
     // It is compared with the policy of what it is.
     let one = inspection.processes.last().unwrap();
     assert_eq!(one.expected.as_ref().unwrap().component, "dev-vsock");
