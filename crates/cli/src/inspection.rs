@@ -7,8 +7,10 @@ use std::{
     time::Duration,
 };
 
-use inspect::{Dumpable, Examined, Expected, Field, HIDDEN, Ids, Inspection, Limit, Machine};
-use inspect::{Namespace, Proc, Process, Rights, Role};
+use inspect::{
+    Capabilities, CapabilitySet, Dumpable, Examined, Expected, Field, HIDDEN, Ids, Inspection,
+    Limit, Machine, Namespace, Proc, Process, Rights, Role,
+};
 use nix::unistd::Uid;
 use serde::Serialize;
 
@@ -90,7 +92,7 @@ fn describe(inspection: &Inspection, colour: bool) -> String {
     }
     let hidden = |one: &Examined| !one.verdict.not_judged.is_empty();
     if inspection.processes.iter().any(hidden) {
-        page.text += "What is not visible to you was not judged; root sees all of it.\n";
+        page.text += "What could not be read was not judged; root may see more.\n";
     }
     match inspection.findings().count() {
         0 => page.text += "Nothing that was judged falls short of its policy.\n",
@@ -128,7 +130,7 @@ impl Page {
         let _ = writeln!(self.text, "{role}, pid {}: {}", process.pid, process.title);
         self.row("program", show(&process.program, Clone::clone));
         match process.rights.read() {
-            Some(rights) => self.rights(rights, process.threads.len(), one.expected.as_ref()),
+            Some(rights) => self.rights(rights, process.threads, one.expected.as_ref()),
             None => self.row("rights", show(&process.rights, |_| String::new())),
         }
         self.row("namespaces", namespaces(process));
@@ -177,18 +179,22 @@ impl Page {
             false => "0: an exec can give some".to_owned(),
         });
         self.row("no_new_privs", gain);
-        match rights.capabilities.read() {
-            Some(sets) => {
-                for (name, set) in sets.sets() {
-                    self.row("capabilities", format!("{name}: {set}"));
-                }
-            }
-            None => self.row(
-                "capabilities",
-                show(&rights.capabilities, |_| String::new()),
-            ),
+        let capabilities = show(&rights.capabilities, capabilities);
+        self.row("capabilities", capabilities);
+    }
+}
+
+/// Sets that are the same are named together.
+fn capabilities(sets: &Capabilities) -> String {
+    let mut groups: Vec<(String, CapabilitySet)> = Vec::new();
+    for (name, set) in sets.sets() {
+        match groups.iter_mut().find(|group| group.1 == set) {
+            Some((names, _)) => *names = format!("{names}, {name}"),
+            None => groups.push((name.to_owned(), set)),
         }
     }
+    let groups = groups.iter().map(|(names, set)| format!("{names}: {set}"));
+    groups.collect::<Vec<_>>().join("; ")
 }
 
 /// The field as `text` has it, or why there is nothing.
@@ -325,8 +331,24 @@ mod tests {
             text.contains("  open files     not visible to you\n"),
             "{text}"
         );
-        assert!(text.contains("root sees all of it"), "{text}");
+        assert!(text.contains("root may see more"), "{text}");
         assert!(text.ends_with("Nothing that was judged falls short of its policy.\n"));
+    }
+
+    #[test]
+    fn capabilities_are_named_once() {
+        let chown = CapabilitySet(1);
+        let sets = Capabilities {
+            effective: chown,
+            permitted: chown,
+            inheritable: CapabilitySet(0),
+            bounding: chown,
+            ambient: CapabilitySet(0),
+        };
+        assert_eq!(
+            capabilities(&sets),
+            "effective, permitted, bounding: chown; inheritable, ambient: none"
+        );
     }
 
     #[test]

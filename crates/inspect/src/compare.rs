@@ -113,7 +113,7 @@ pub fn compare(
     let mut verdict = Verdict::default();
     namespaces(&mut verdict, process, policy, holder);
     identity(&mut verdict, process, policy, holder);
-    rights(&mut verdict, process, policy);
+    rights(&mut verdict, process, policy, holder);
     limits(&mut verdict, process, policy);
     let floor = policy.landlock_floor.value;
     if landlock.is_none_or(|version| version < floor) {
@@ -167,13 +167,18 @@ fn identity(verdict: &mut Verdict, process: &Process, policy: &Policy, holder: &
 }
 
 /// What each thread may do. Threads that fall short alike are one finding.
-fn rights(verdict: &mut Verdict, process: &Process, policy: &'static Policy) {
-    let expected = Expected::of(policy);
+fn rights(verdict: &mut Verdict, process: &Process, policy: &'static Policy, holder: &Process) {
+    let mut expected = Expected::of(policy);
+    // Filters are inherited, as from a container's runtime.
+    let inherited = holder.rights.read();
+    let inherited = inherited.and_then(|rights| rights.seccomp_filters.read());
+    let inherited = inherited.copied().unwrap_or_default();
+    expected.filters = expected.filters.saturating_add(inherited);
     let Some(rights) = verdict.take("rights", &process.rights) else {
         return;
     };
     thread(verdict, rights, &expected, "");
-    for other in process.threads.iter().filter(|t| t.tid != process.pid) {
+    for other in &process.different_threads {
         let mut own = Verdict::default();
         thread(&mut own, &other.rights, &expected, " in a further thread");
         for finding in own.findings {
@@ -279,7 +284,7 @@ mod tests {
     fn what_is_hidden_is_not_judged_and_no_finding() {
         let mut own = Proc::host().process(std::process::id()).unwrap();
         own.rights = Field::Hidden;
-        own.threads.clear();
+        own.different_threads.clear();
         own.limits = Field::Hidden;
         for namespace in own.namespaces.values_mut() {
             namespace.inode = Field::Hidden;

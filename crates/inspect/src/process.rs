@@ -42,8 +42,10 @@ pub struct Process {
     pub age_seconds: Field<u64>,
     /// What its first thread may do.
     pub rights: Field<Rights>,
-    /// All threads, the first included.
-    pub threads: Vec<Thread>,
+    /// How many threads it has.
+    pub threads: usize,
+    /// Those that may do other things than the first.
+    pub different_threads: Vec<Thread>,
     /// Its namespaces by their kernel names.
     pub namespaces: BTreeMap<&'static str, Namespace>,
     /// The host's number of its user namespace's root.
@@ -52,7 +54,8 @@ pub struct Process {
     pub limits: Field<BTreeMap<&'static str, Limit>>,
     /// How many open files it has, by their kind.
     pub files: Field<BTreeMap<FileKind, usize>>,
-    /// Memory that no other process has.
+    /// Memory that no other process has mapped; the VMM's is mostly the guest's that no device has
+    /// touched yet.
     pub private_bytes: Field<u64>,
     /// Whether its memory is hidden from debuggers and dumps.
     pub dumpable: Dumpable,
@@ -147,6 +150,9 @@ impl Proc {
         let stat = text::stat(&read(&directory.join("stat")).ok()?)?;
         let title = read_bytes(&directory.join("cmdline")).unwrap_or_default();
         let rights = field("status").parse(|text| Some(text::rights(&text)));
+        let threads = threads(&directory.join("task"));
+        let differs = |thread: &Thread| rights.read() != Some(&thread.rights);
+        let different_threads = threads.iter().filter(|one| differs(one)).cloned().collect();
         let root_user = field("uid_map").parse(|text| text::root_of(&text));
         Some(Process {
             pid: stat.pid,
@@ -158,7 +164,8 @@ impl Proc {
                 .parse(|uptime| text::age(&uptime, stat.started)),
             dumpable: dumpable(directory, &rights, &root_user),
             rights,
-            threads: threads(&directory.join("task")),
+            threads: threads.len(),
+            different_threads,
             namespaces: self.namespaces(&directory.join("ns")),
             root_user,
             limits: field("limits").parse(|text| text::limits(&text)),
@@ -280,7 +287,7 @@ mod tests {
         assert_eq!(process.pid, pid);
         assert_eq!(process.titled, None);
         assert!(process.program.read().unwrap().starts_with("inspect-"));
-        assert!(process.threads.iter().any(|thread| thread.tid == pid));
+        assert!(process.threads >= 2 && process.different_threads.is_empty());
         let rights = process.rights.read().unwrap();
         assert!(rights.uid.read().is_some() && rights.capabilities.read().is_some());
         let user = process.namespaces.get("user").unwrap();

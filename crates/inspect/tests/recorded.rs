@@ -230,8 +230,20 @@ fn a_thread_without_its_filter_is_found() {
     fs::create_dir(recording.path(102, "task/105")).unwrap();
     let status = STATUS.replace("Seccomp:\t2", "Seccomp:\t0");
     fs::write(recording.path(102, "task/105/status"), status).unwrap();
-    let (what, detail) = only(&recording.inspect(), 102);
+    let inspection = recording.inspect();
+    assert_eq!(inspection.processes[2].process.threads, 2);
+    let (what, detail) = only(&inspection, 102);
     assert_eq!((what, detail.contains("further thread")), ("seccomp", true));
+}
+
+#[test]
+fn an_inherited_filter_stands_in_for_none() {
+    let recording = Recording::new();
+    // As in a container; both components still have two.
+    recording.change(100, "status", "Seccomp_filters:\t0", "Seccomp_filters:\t1");
+    let inspection = recording.inspect();
+    let found: Vec<_> = found(&inspection).iter().map(|one| one.1.what).collect();
+    assert_eq!(found, ["seccomp", "seccomp"]);
 }
 
 #[test]
