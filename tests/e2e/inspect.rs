@@ -68,7 +68,6 @@ fn every_process_of_a_machine_is_jailed_as_its_policy_says() {
     let vmm = processes[1]["process"]["pid"].to_string();
     let output = inspect(&[&vmm]);
     let text = String::from_utf8_lossy(&output.stdout);
-    print!("{text}");
     assert!(text.ends_with("Nothing that was judged falls short of its policy.\n"));
     assert!(!text.contains("not visible"), "{text}");
     assert_eq!(output.status.code(), Some(0));
@@ -114,7 +113,6 @@ fn an_ordinary_user_inspects_machines() {
     let roots = running("");
     let output = inspect_as_ordinary(&[&roots.id().to_string()]);
     let text = String::from_utf8_lossy(&output.stdout);
-    print!("{text}");
     // Root's machine is judged by what everybody may see.
     assert!(text.contains("not visible to you"), "{text}");
     assert!(text.contains("mode 2 (filter)"), "{text}");
@@ -125,7 +123,6 @@ fn an_ordinary_user_inspects_machines() {
     let own = up(run_as_ordinary(&home, &["host", "--", "sh", "-c", &script]));
     let output = inspect_as_ordinary(&[&own.id().to_string()]);
     let text = String::from_utf8_lossy(&output.stdout);
-    print!("{text}");
     assert!(text.contains("dev-fs, pid"), "{text}");
     assert_eq!(output.status.code(), Some(0), "{text}");
     end(own);
