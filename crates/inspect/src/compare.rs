@@ -123,12 +123,6 @@ pub fn compare(
             format!("the kernel has {has}, the policy wants {floor} or newer"),
         );
     }
-    if policy::traces() {
-        verdict.find(
-            "seccomp",
-            "this build only logs forbidden system calls".to_owned(),
-        );
-    }
     verdict
 }
 
