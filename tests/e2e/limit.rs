@@ -24,6 +24,7 @@ const GRACE: Duration = Duration::from_secs(30);
 
 /// Runs a test. If it takes too long, shows what the processes below this one wait for and kills
 /// them, so that the test fails; if that does not end it, ends this program.
+#[expect(clippy::exit, reason = "what does not end cannot be returned from")]
 pub(crate) fn within(name: &str, test: fn()) {
     let name = name.to_owned();
     let (alive, ended) = channel::<()>();

@@ -21,6 +21,8 @@ const NEWEST: ABI = ABI::V7;
 pub enum Access {
     /// Read files and list directories.
     Read,
+    /// Read files, list directories, execute programs.
+    Execute,
     /// Everything but executing programs and controlling devices.
     ReadWrite,
 }
@@ -64,12 +66,19 @@ pub fn confine(policy: &'static Policy, grants: &[Grant<'_>]) -> Result<Confined
     have_one_thread()?;
     take_name(policy)?;
     let proc_self_fd = keep_proc(policy)?;
+    #[cfg(feature = "trace")]
+    let record = crate::trace::record(policy)
+        .map_err(|error| Error::Confine("make a record of its system calls", "", error))?;
     enter_empty_root()?;
     drop_capabilities(policy)?;
     gain_no_privileges()?;
     let landlock_complete = restrict_paths(policy, grants)?;
     hide_memory()?;
+    #[cfg(not(feature = "trace"))]
     filter_calls(policy)?;
+    #[cfg(feature = "trace")]
+    crate::trace::begin(policy, record)
+        .map_err(|error| Error::Confine("trace its system calls", "", error))?;
     Ok(Confined {
         proc_self_fd,
         landlock_complete,
@@ -77,7 +86,7 @@ pub fn confine(policy: &'static Policy, grants: &[Grant<'_>]) -> Result<Confined
 }
 
 /// Landlock and capabilities are a thread's own, so there must be no other thread to keep them.
-fn have_one_thread() -> Result<()> {
+pub(crate) fn have_one_thread() -> Result<()> {
     if sys::is_single_threaded() {
         return Ok(());
     }
@@ -130,7 +139,7 @@ fn enter_empty_root() -> Result<()> {
 }
 
 /// Drops every capability but the policy's, from the thread and from what an exec could give.
-fn drop_capabilities(policy: &Policy) -> Result<()> {
+pub(crate) fn drop_capabilities(policy: &Policy) -> Result<()> {
     let keep = policy.capabilities.iter().fold(0_u64, |set, capability| {
         set | 1_u64.checked_shl(capability.value.number()).unwrap_or(0)
     });
@@ -153,7 +162,7 @@ fn drop_capabilities(policy: &Policy) -> Result<()> {
 }
 
 /// No program that is executed later can have more rights than this process.
-fn gain_no_privileges() -> Result<()> {
+pub(crate) fn gain_no_privileges() -> Result<()> {
     sys::control(libc::PR_SET_NO_NEW_PRIVS, 1, 0)
         .map(drop)
         .map_err(|error| Error::Confine("renounce new privileges", "", error))
@@ -161,8 +170,12 @@ fn gain_no_privileges() -> Result<()> {
 
 /// Forbids every path but those below `grants`, every TCP port, abstract sockets and signals to
 /// others. Returns whether the kernel enforces all that we know of.
-fn restrict_paths(policy: &Policy, grants: &[Grant<'_>]) -> Result<bool> {
+pub(crate) fn restrict_paths(policy: &Policy, grants: &[Grant<'_>]) -> Result<bool> {
     let floor = policy.landlock_floor.value;
+    // A floor above what we know of is one too, and a kernel without Landlock is told from it below.
+    if let Some(found) = sys::landlock_abi().filter(|found| *found < floor) {
+        return Err(Error::LandlockFloor { floor, found });
+    }
     let restrict = || -> std::result::Result<RulesetStatus, RulesetError> {
         let mut ruleset = Ruleset::default()
             .set_compatibility(CompatLevel::HardRequirement)
@@ -199,6 +212,7 @@ const fn version(number: u32) -> ABI {
 fn rights(access: Access) -> landlock::BitFlags<AccessFs> {
     match access {
         Access::Read => AccessFs::ReadFile | AccessFs::ReadDir,
+        Access::Execute => AccessFs::ReadFile | AccessFs::ReadDir | AccessFs::Execute,
         Access::ReadWrite => {
             let all = AccessFs::from_all(NEWEST);
             all & !(AccessFs::Execute | AccessFs::IoctlDev)
@@ -214,9 +228,8 @@ fn hide_memory() -> Result<()> {
 }
 
 /// Ends the process for every system call that the policy does not list. Nothing comes after it.
-fn filter_calls(policy: &'static Policy) -> Result<()> {
-    let log = policy::traces();
-    sys::install_filter(policy.refuse, log)
-        .and_then(|()| sys::install_filter(policy.allow, log))
+pub(crate) fn filter_calls(policy: &'static Policy) -> Result<()> {
+    sys::install_filter(policy.refuse)
+        .and_then(|()| sys::install_filter(policy.allow))
         .map_err(|error| Error::Confine("filter system calls", "", error))
 }

@@ -26,8 +26,11 @@ mod identity;
 mod inside;
 mod outside;
 mod process;
+mod program;
 mod subtree;
 mod sys;
+#[cfg(feature = "trace")]
+mod trace;
 
 use std::io;
 
@@ -35,6 +38,7 @@ pub use identity::effective as effective_identity;
 pub use inside::{Access, Confined, Grant, confine};
 pub use outside::{Launch, spawn};
 pub use process::{Exit, Process};
+pub use program::{Program, execute};
 pub use subtree::subtree;
 pub use sys::landlock_abi;
 
@@ -67,12 +71,31 @@ pub enum Error {
     /// A step of the inside half failed.
     #[error("the jail is incomplete, so this process does not start: cannot {0}{1}")]
     Confine(&'static str, &'static str, #[source] io::Error),
+    /// A path of a program's policy cannot be had.
+    #[error("the jail cannot have `{path}`, which its policy lists")]
+    Path {
+        /// Which.
+        path: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// Landlock is missing or too old.
     #[error(
         "the jail is incomplete, so this process does not start: the kernel does not enforce \
          Landlock of version {0} or newer; boot a kernel that has it enabled (`lsm=landlock,...`)"
     )]
     Landlock(u32, #[source] landlock::RulesetError),
+    /// The kernel's Landlock is older than the policy allows.
+    #[error(
+        "the jail is incomplete, so this process does not start: the policy wants Landlock of \
+         version {floor} or newer, and this kernel has {found}; boot a newer kernel"
+    )]
+    LandlockFloor {
+        /// The policy's.
+        floor: u32,
+        /// The kernel's.
+        found: u32,
+    },
     /// The process cannot be waited for.
     #[error("cannot wait for process {0}; somebody else may have reaped it")]
     Wait(i32, #[source] io::Error),

@@ -166,8 +166,8 @@ fn start(policy: &Policy, process: Process, mut pipes: Pipes, title: &str) -> Re
     })
 }
 
-/// Sets the policy's limits, none above what the host's process itself may have.
-fn set_limits(policy: &Policy, pid: i32) -> Result<()> {
+/// Sets the policy's limits on a process, 0 being this one, none above what the host's process itself may have.
+pub(crate) fn set_limits(policy: &Policy, pid: i32) -> Result<()> {
     for limit in policy.limits {
         let resource = limit.value.resource.number();
         sys::hard_limit(resource)

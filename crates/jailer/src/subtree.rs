@@ -37,7 +37,7 @@ fn take(directory: BorrowedFd<'_>, access: Access) -> io::Result<OwnedFd> {
     if identity(tree.as_fd())? != identity(directory)? {
         return Err(io::Error::other("another directory has its path now"));
     }
-    sys::restrict_mounts(tree.as_fd(), access == Access::Read)?;
+    sys::restrict_mounts(tree.as_fd(), access == Access::Read, false)?;
     Ok(tree)
 }
 

@@ -217,33 +217,98 @@ pub(crate) fn set_capabilities(keep: u64) -> io::Result<()> {
 }
 
 /// Installs a filter on every thread of the process.
-pub(crate) fn install_filter(program: &'static [Instruction], log: bool) -> io::Result<()> {
+pub(crate) fn install_filter(program: &'static [Instruction]) -> io::Result<()> {
+    if set_filter(program, libc::SECCOMP_FILTER_FLAG_TSYNC)? > 0 {
+        return Err(io::Error::other("a thread has a filter of its own"));
+    }
+    Ok(())
+}
+
+/// `seccomp(2)`, `SECCOMP_SET_MODE_FILTER`.
+fn set_filter(program: &'static [Instruction], flags: c_ulong) -> io::Result<c_long> {
     let length = u16::try_from(program.len()).map_err(io::Error::other)?;
     let program = libc::sock_fprog {
         len: length,
         // The kernel does not write to it.
         filter: program.as_ptr().cast::<libc::sock_filter>().cast_mut(),
     };
-    let flags = libc::SECCOMP_FILTER_FLAG_TSYNC
-        | if log {
-            libc::SECCOMP_FILTER_FLAG_LOG
-        } else {
-            0
-        };
     // SAFETY: `Instruction` has the layout of `sock_filter`, `len` is their number, and both
     // outlive the call, in which the kernel copies them.
-    let result = check(unsafe {
+    check(unsafe {
         libc::syscall(
             libc::SYS_seccomp,
             libc::SECCOMP_SET_MODE_FILTER,
             flags,
             &raw const program,
         )
-    })?;
-    if result > 0 {
-        return Err(io::Error::other("a thread has a filter of its own"));
+    })
+}
+
+#[cfg(feature = "trace")]
+pub(crate) use notify::{
+    Notified, answer_notification, fork_sharing_descriptors, install_listener, receive_notification,
+};
+
+/// Hearing of system calls (seccomp_unotify(2)).
+#[cfg(feature = "trace")]
+mod notify {
+    use super::{Instruction, OwnedFd, RawFd, c_ulong, check, io, owned, set_filter};
+
+    /// A system call that waits for an answer.
+    pub(crate) struct Notified {
+        pub(crate) id: u64,
+        pub(crate) number: i32,
+        pub(crate) arguments: [u64; 6],
     }
-    Ok(())
+
+    /// `_IOWR('!', 0, struct seccomp_notif)` and `_IOWR('!', 1, struct seccomp_notif_resp)`.
+    const RECEIVE: c_ulong = 0xc050_2100;
+    const SEND: c_ulong = 0xc018_2101;
+
+    /// Installs a filter whose notifications are read from the descriptor that it returns.
+    pub(crate) fn install_listener(program: &'static [Instruction]) -> io::Result<OwnedFd> {
+        owned(set_filter(program, libc::SECCOMP_FILTER_FLAG_NEW_LISTENER)?)
+    }
+
+    /// A copy of this process that has one thread and shares its descriptors; true in the copy.
+    pub(crate) fn fork_sharing_descriptors() -> io::Result<bool> {
+        // SAFETY: without CLONE_VM the copy has its own memory and returns here; the caller has one
+        // thread, so no lock is held in it.
+        let pid = check(unsafe { libc::syscall(libc::SYS_clone, libc::CLONE_FILES, 0, 0, 0, 0) })?;
+        Ok(pid == 0)
+    }
+
+    /// Waits for the next call.
+    pub(crate) fn receive_notification(listener: RawFd) -> io::Result<Notified> {
+        // `struct seccomp_notif`: id, pid and flags, then `struct seccomp_data`: number and
+        // architecture, instruction pointer, six arguments.
+        let mut words = [0_u64; 10];
+        // SAFETY: the kernel writes 80 bytes, the array's size, and wants them to be zero before.
+        check(i64::from(unsafe {
+            libc::ioctl(listener, RECEIVE as _, words.as_mut_ptr())
+        }))?;
+        let [id, _, number, _, arguments @ ..] = words;
+        let [a, b, c, d, ..] = number.to_ne_bytes();
+        Ok(Notified {
+            id,
+            number: i32::from_ne_bytes([a, b, c, d]),
+            arguments,
+        })
+    }
+
+    /// Lets a call go on, or refuses it with ENOSYS.
+    pub(crate) fn answer_notification(listener: RawFd, id: u64, refuse: bool) -> io::Result<()> {
+        // `struct seccomp_notif_resp`: id, value, error and flags; SECCOMP_USER_NOTIF_FLAG_CONTINUE.
+        let error = if refuse { -libc::ENOSYS } else { 0 };
+        let [a, b, c, d] = error.to_ne_bytes();
+        let [e, f, g, h] = u32::from(!refuse).to_ne_bytes();
+        let words = [id, 0, u64::from_ne_bytes([a, b, c, d, e, f, g, h])];
+        // SAFETY: the kernel reads 24 bytes, the array's size.
+        check(i64::from(unsafe {
+            libc::ioctl(listener, SEND as _, words.as_ptr())
+        }))
+        .map(drop)
+    }
 }
 
 /// `fsopen(2)`.
@@ -284,6 +349,11 @@ pub(crate) fn mount_detached(fs: BorrowedFd<'_>, attributes: c_uint) -> io::Resu
 
 /// Attaches a detached mount on top of `/`.
 pub(crate) fn attach_on_root(mount: BorrowedFd<'_>) -> io::Result<()> {
+    attach(mount, c"/")
+}
+
+/// Attaches a detached mount at a path.
+pub(crate) fn attach(mount: BorrowedFd<'_>, path: &CStr) -> io::Result<()> {
     let flags = 4; // MOVE_MOUNT_F_EMPTY_PATH
     // SAFETY: integers and two strings.
     check(unsafe {
@@ -292,7 +362,7 @@ pub(crate) fn attach_on_root(mount: BorrowedFd<'_>) -> io::Result<()> {
             mount.as_raw_fd(),
             c"".as_ptr(),
             libc::AT_FDCWD,
-            c"/".as_ptr(),
+            path.as_ptr(),
             flags,
         )
     })
@@ -322,10 +392,15 @@ pub(crate) fn clone_tree(path: &CStr) -> io::Result<OwnedFd> {
     owned(unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) })
 }
 
-/// On every mount of a tree: no set-user-id, no devices, no execution, and perhaps no writing.
-pub(crate) fn restrict_mounts(tree: BorrowedFd<'_>, read_only: bool) -> io::Result<()> {
+/// On every mount of a tree: no set-user-id, no devices, and perhaps no writing and no execution.
+pub(crate) fn restrict_mounts(
+    tree: BorrowedFd<'_>,
+    read_only: bool,
+    execute: bool,
+) -> io::Result<()> {
+    let no_execution = if execute { 0 } else { 0x8 };
     // `struct mount_attr`: what to set, what to clear, propagation, a user namespace.
-    let attributes = [0x2 | 0x4 | 0x8 | u64::from(read_only), 0, 0, 0];
+    let attributes = [0x2 | 0x4 | no_execution | u64::from(read_only), 0, 0, 0];
     let flags = libc::AT_EMPTY_PATH | libc::AT_RECURSIVE;
     // SAFETY: the array is as large as said, has the structure's layout, and is only read.
     check(unsafe {

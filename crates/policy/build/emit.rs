@@ -2,13 +2,15 @@
 
 use std::fmt::Write;
 
-use seccompiler::BpfProgram;
-
-use crate::compile::Filters;
-use crate::parse::Table;
+use policy_table::{Error, Filters, Table};
 
 /// The constant of one component.
-pub(crate) fn policy(component: &str, table: &Table, filters: &Filters, target: &str) -> String {
+pub(crate) fn policy(
+    component: &str,
+    table: &Table,
+    filters: &Filters,
+    target: &str,
+) -> Result<String, Error> {
     let mut out = String::new();
     let mut line = |text: String| {
         out.push_str(&text);
@@ -72,11 +74,11 @@ pub(crate) fn policy(component: &str, table: &Table, filters: &Filters, target: 
             "Reasoned {{ value: Limit {{ resource: Resource::{resource}, most: {value} }}, why: {why:?} }}"
         )
     })));
-    line(calls(table, target));
+    line(calls(table, target)?);
     line(program("refuse", &filters.refuse));
     line(program("allow", &filters.allow));
     line("};".to_owned());
-    out
+    Ok(out)
 }
 
 /// The list of all components.
@@ -89,19 +91,24 @@ pub(crate) fn index(components: &[&str]) -> String {
 }
 
 /// The calls that exist on `target`.
-fn calls(table: &Table, target: &str) -> String {
+fn calls(table: &Table, target: &str) -> Result<String, Error> {
     let present = table
         .calls
         .iter()
         .filter(|(_, call)| call.value.only.as_deref().is_none_or(|only| only == target));
-    list("calls", present.map(|(name, call)| {
+    let lines = present.map(|(name, call)| {
         let call = &call.value;
         let (when, why) = (&call.when, &call.why);
         let error = &call.error;
-        format!(
-            "Reasoned {{ value: Call {{ name: {name:?}, when: &{when:?}, error: {error:?} }}, why: {why:?} }}"
-        )
-    }))
+        let number = policy_table::number(name, target)?;
+        Ok(format!(
+            "Reasoned {{ value: Call {{ name: {name:?}, number: {number}, when: &{when:?}, error: {error:?} }}, why: {why:?} }}"
+        ))
+    });
+    Ok(list(
+        "calls",
+        lines.collect::<Result<Vec<_>, Error>>()?.into_iter(),
+    ))
 }
 
 /// A field that is a slice.
@@ -110,7 +117,7 @@ fn list(name: &str, values: impl Iterator<Item = String>) -> String {
 }
 
 /// A field that is a BPF program.
-fn program(name: &str, program: &BpfProgram) -> String {
+fn program(name: &str, program: &[seccompiler::sock_filter]) -> String {
     let mut out = format!("{name}: &[");
     for instruction in program {
         let (code, jt, jf, k) = (

@@ -1,9 +1,6 @@
 //! Turns the tables in `policies/` into Rust constants, with their seccomp filters compiled.
 
-mod compile;
-mod condition;
 mod emit;
-mod parse;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -32,14 +29,20 @@ fn main() -> ExitCode {
 /// Compiles every policy and writes the constants.
 fn run() -> Result<(), String> {
     let target = variable("CARGO_CFG_TARGET_ARCH")?;
-    let trace = env::var_os("CARGO_FEATURE_TRACE").is_some();
     let directory = Path::new(&variable("CARGO_MANIFEST_DIR")?).join("policies");
+    let load = policy_table::directory(&directory);
     let mut source = String::new();
     for component in COMPONENTS {
-        let table = parse::read(&directory, component)?;
+        let table = policy_table::read(&format!("{component}.toml"), &load)?;
+        if let Some((path, entry)) = table.paths.first_key_value() {
+            let place = &entry.place;
+            return Err(format!(
+                "{place}: `{path}`: a component's resources arrive open"
+            ));
+        }
         let mut filters = None;
         for architecture in ARCHITECTURES {
-            let compiled = compile::filters(&table, architecture, trace)?;
+            let compiled = policy_table::filters(&table, architecture, false)?;
             if architecture == target {
                 filters = Some(compiled);
             }
@@ -47,7 +50,7 @@ fn run() -> Result<(), String> {
         let filters = filters.ok_or_else(|| {
             format!("no system-call filters exist for {target}, only for {ARCHITECTURES:?}")
         })?;
-        source += &emit::policy(component, &table, &filters, &target);
+        source += &emit::policy(component, &table, &filters, &target)?;
     }
     source += &emit::index(&COMPONENTS);
     let output = PathBuf::from(variable("OUT_DIR")?).join("policies.rs");

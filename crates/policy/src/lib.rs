@@ -36,6 +36,8 @@ pub struct Limit {
 pub struct Call {
     /// Its name.
     pub name: &'static str,
+    /// Its number on this architecture.
+    pub number: u32,
     /// The alternatives that its arguments must match one of; none if they do not matter.
     pub when: &'static [&'static str],
     /// The error that it always returns; none if it is carried out.
@@ -96,10 +98,4 @@ pub fn component(name: &str) -> Option<&'static Policy> {
 #[must_use]
 pub fn all() -> &'static [&'static Policy] {
     ALL
-}
-
-/// Whether this build only logs what it should forbid (feature `trace`).
-#[must_use]
-pub const fn traces() -> bool {
-    cfg!(feature = "trace")
 }

@@ -1,16 +1,12 @@
 //! The compiler of tables, as the build runs it: mistakes are found and their place is named.
 
-#[path = "../build/compile.rs"]
-mod compile;
-#[path = "../build/condition.rs"]
-mod condition;
 #[path = "../build/emit.rs"]
 mod emit;
-#[path = "../build/parse.rs"]
-mod parse;
 
 use std::fs;
 use std::path::Path;
+
+use policy_table::{Table, directory, filters};
 
 /// A table that has everything.
 const COMPLETE: &str = r#"
@@ -29,15 +25,16 @@ read = "a reason"
 
 /// Compiles `COMPLETE` with `more` lines of system calls, to Rust source.
 fn compile(more: &str) -> Result<String, String> {
-    let directory = tempfile::tempdir().unwrap();
-    fs::write(
-        directory.path().join("x.toml"),
-        format!("{COMPLETE}{more}\n"),
-    )
-    .unwrap();
-    let table = parse::read(directory.path(), "x")?;
-    let filters = compile::filters(&table, "x86_64", false)?;
-    Ok(emit::policy("x-y", &table, &filters, "x86_64") + &emit::index(&["x-y"]))
+    let place = tempfile::tempdir().unwrap();
+    fs::write(place.path().join("x.toml"), format!("{COMPLETE}{more}\n")).unwrap();
+    let table = read(place.path(), "x")?;
+    let compiled = filters(&table, "x86_64", false)?;
+    Ok(emit::policy("x-y", &table, &compiled, "x86_64")? + &emit::index(&["x-y"]))
+}
+
+/// Reads `COMPONENT.toml` in a directory.
+fn read(place: &Path, component: &str) -> Result<Table, String> {
+    policy_table::read(&format!("{component}.toml"), &directory(place))
 }
 
 /// The line of the first system call in `more`.
@@ -72,24 +69,22 @@ fn an_unknown_system_call_is_named_with_file_and_line() {
 
 #[test]
 fn a_call_of_another_architecture_is_named_unless_it_says_so() {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("policies");
+    let policies = Path::new(env!("CARGO_MANIFEST_DIR")).join("policies");
     for component in ["vmm", "dev-fs", "dev-vsock"] {
-        let table = parse::read(&directory, component).unwrap();
+        let table = read(&policies, component).unwrap();
         for architecture in ["x86_64", "aarch64"] {
-            compile::filters(&table, architecture, false).unwrap();
+            filters(&table, architecture, false).unwrap();
         }
     }
-    let directory = tempfile::tempdir().unwrap();
+    let place = tempfile::tempdir().unwrap();
     fs::write(
-        directory.path().join("x.toml"),
+        place.path().join("x.toml"),
         format!("{COMPLETE}poll = \"x\""),
     )
     .unwrap();
-    let table = parse::read(directory.path(), "x").unwrap();
-    assert!(compile::filters(&table, "x86_64", false).is_ok());
-    let text = compile::filters(&table, "aarch64", false)
-        .map(drop)
-        .unwrap_err();
+    let table = read(place.path(), "x").unwrap();
+    assert!(filters(&table, "x86_64", false).is_ok());
+    let text = filters(&table, "aarch64", false).map(drop).unwrap_err();
     assert_eq!(
         text,
         format!("x.toml:{LINE}: unknown system call `poll` on aarch64")
@@ -154,27 +149,25 @@ fn an_error_with_a_condition_is_refused() {
 
 #[test]
 fn a_table_without_a_section_is_refused() {
-    let directory = tempfile::tempdir().unwrap();
+    let place = tempfile::tempdir().unwrap();
     for section in ["summary", "identity", "landlock", "namespaces", "calls"] {
         let text = COMPLETE.replacen(section, "include = []\n#", 1);
         // Without the section's head, its lines belong nowhere or to another; either is refused.
-        fs::write(directory.path().join("x.toml"), text).unwrap();
-        assert!(parse::read(directory.path(), "x").is_err(), "{section}");
+        fs::write(place.path().join("x.toml"), text).unwrap();
+        assert!(read(place.path(), "x").is_err(), "{section}");
     }
 }
 
 #[test]
 fn files_that_include_each_other_are_refused() {
-    let directory = tempfile::tempdir().unwrap();
-    fs::write(directory.path().join("x.toml"), "include = [\"x.toml\"]").unwrap();
-    let text = parse::read(directory.path(), "x").map(drop).unwrap_err();
+    let place = tempfile::tempdir().unwrap();
+    fs::write(place.path().join("x.toml"), "include = [\"x.toml\"]").unwrap();
+    let text = read(place.path(), "x").map(drop).unwrap_err();
     assert_eq!(text, "x.toml: files include each other");
 }
 
 #[test]
 fn a_file_that_is_missing_is_named() {
-    let text = parse::read(Path::new("/nonexistent"), "x")
-        .map(drop)
-        .unwrap_err();
+    let text = read(Path::new("/nonexistent"), "x").map(drop).unwrap_err();
     assert!(text.contains("/nonexistent/x.toml"), "{text}");
 }

@@ -190,9 +190,6 @@ impl Keeper {
                     status: "its channel is closed".to_owned(),
                 });
             }
-            if ready.signals {
-                return self.told();
-            }
             if ready.pulse {
                 return Err(Error::TimedOut("a sign of life of the box's agent"));
             }
@@ -205,6 +202,10 @@ impl Keeper {
                 .into_iter()
                 .filter(|client| !served.next().unwrap_or(false) || self.serve_client(client))
                 .collect();
+            // Only now is it known who left before the signal came.
+            if ready.signals {
+                return self.told();
+            }
             if ready.listener && !self.accept()? {
                 return Ok(());
             }

@@ -12,6 +12,7 @@ mod command;
 mod deps;
 mod error;
 mod house;
+mod jail;
 mod kernel;
 mod licences;
 mod metadata;
@@ -82,6 +83,11 @@ enum Task {
     },
     /// Compare the crates' dependencies with the table of the design; check licences.
     Deps,
+    /// The components' policies, and whether they allow what is needed and nothing else.
+    Jail {
+        #[command(subcommand)]
+        action: jail::Action,
+    },
     /// Print how the code stands to the house's aims.
     House,
     /// Formatting, clippy without warnings, and `deps`.
@@ -99,6 +105,7 @@ fn main() -> ExitCode {
         Task::Bench(plan) => bench::bench(plan),
         Task::Kernel { jobs } => kernel::build(jobs),
         Task::Deps => deps::check(),
+        Task::Jail { action } => jail::act(action),
         Task::House => house::print(),
         Task::Lint => stages::lint(),
     };

@@ -154,7 +154,8 @@ impl<B: VirtioBackend> Registers for Access<'_, B> {
 
 impl<B: VirtioBackend> Access<'_, B> {
     fn status(&self) -> u8 {
-        let needs_reset = self.interrupts.lock().needs_reset;
+        // A driver waits after a reset until it reads 0, also from a device that fails just then.
+        let needs_reset = self.common.status != 0 && self.interrupts.lock().needs_reset;
         self.common.status | if needs_reset { NEEDS_RESET } else { 0 }
     }
 

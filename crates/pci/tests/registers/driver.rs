@@ -172,6 +172,18 @@ fn a_device_that_does_not_start_leaves_needs_reset_and_interrupts() {
 }
 
 #[test]
+fn a_device_that_fails_after_a_reset_reads_as_reset_until_the_driver_begins() {
+    let machine = Machine::new(false);
+    machine.enable();
+    machine.negotiate(1 << 32);
+    machine.write::<1>(0x14, 0);
+    machine.interrupts.needs_reset();
+    assert_eq!(machine.status(), 0, "the driver waits for this");
+    machine.write::<1>(0x14, 1);
+    assert_eq!(machine.status(), 0x41);
+}
+
+#[test]
 fn a_failed_device_offers_nothing_and_every_driver_gives_up() {
     let machine = Machine::new(true);
     machine.enable();

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::Path as FilePath;
 
 use serde::Deserialize;
 use toml::Spanned;
+
+use crate::Error;
 
 /// A file as it is written.
 #[derive(Deserialize)]
@@ -24,15 +26,19 @@ struct File {
     #[serde(default)]
     limits: BTreeMap<String, Spanned<Number>>,
     #[serde(default)]
+    paths: BTreeMap<String, Spanned<Path>>,
+    #[serde(default)]
     calls: BTreeMap<String, Spanned<Line>>,
 }
 
 /// One of a few words.
-#[derive(Deserialize, Clone)]
+#[derive(Debug, Deserialize, Clone)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Kind {
-    pub(crate) kind: String,
-    pub(crate) why: String,
+pub struct Kind {
+    /// The word.
+    pub kind: String,
+    /// Why.
+    pub why: String,
 }
 
 #[derive(Deserialize)]
@@ -42,11 +48,23 @@ struct Landlock {
 }
 
 /// A number with its reason.
-#[derive(Deserialize, Clone)]
+#[derive(Debug, Deserialize, Clone)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Number {
-    pub(crate) value: u64,
-    pub(crate) why: String,
+pub struct Number {
+    /// The number.
+    pub value: u64,
+    /// Why.
+    pub why: String,
+}
+
+/// A place of the host's file tree that a program sees, with its reason.
+#[derive(Debug, Deserialize, Clone)]
+#[serde(deny_unknown_fields)]
+pub struct Path {
+    /// `read`, `write` or `execute`; the last two include the first.
+    pub access: String,
+    /// Why.
+    pub why: String,
 }
 
 /// A system call: its reason, or a table with conditions.
@@ -68,39 +86,65 @@ struct Sometimes {
 }
 
 /// Something that a table says, and where.
-#[derive(Clone)]
-pub(crate) struct Entry<T> {
-    pub(crate) value: T,
+#[derive(Debug, Clone)]
+pub struct Entry<T> {
+    /// What it says.
+    pub value: T,
     /// `file:line`.
-    pub(crate) place: String,
+    pub place: String,
 }
 
 /// A system call.
-#[derive(Clone)]
-pub(crate) struct Call {
-    pub(crate) when: Vec<String>,
-    pub(crate) error: Option<String>,
-    pub(crate) only: Option<String>,
-    pub(crate) why: String,
+#[derive(Debug, Clone)]
+pub struct Call {
+    /// The alternatives that its arguments must match one of; none if they do not matter.
+    pub when: Vec<String>,
+    /// The error that it always returns.
+    pub error: Option<String>,
+    /// The only architecture that has it.
+    pub only: Option<String>,
+    /// Why.
+    pub why: String,
 }
 
 /// Everything that one component is granted: its own file over the files that it includes.
-#[derive(Default)]
-pub(crate) struct Table {
-    pub(crate) summary: String,
-    pub(crate) identity: Option<Entry<Kind>>,
-    pub(crate) proc: Option<Entry<Kind>>,
-    pub(crate) floor: Option<Entry<Number>>,
-    pub(crate) namespaces: BTreeMap<String, Entry<String>>,
-    pub(crate) capabilities: BTreeMap<String, Entry<String>>,
-    pub(crate) limits: BTreeMap<String, Entry<Number>>,
-    pub(crate) calls: BTreeMap<String, Entry<Call>>,
+#[derive(Debug, Default)]
+pub struct Table {
+    /// What the program is for.
+    pub summary: String,
+    /// `single` or `all`.
+    pub identity: Option<Entry<Kind>>,
+    /// `self-fd`, if it sees anything of `/proc`.
+    pub proc: Option<Entry<Kind>>,
+    /// The version of Landlock below which it does not start.
+    pub floor: Option<Entry<Number>>,
+    /// By name, with the reason.
+    pub namespaces: BTreeMap<String, Entry<String>>,
+    /// By name, with the reason.
+    pub capabilities: BTreeMap<String, Entry<String>>,
+    /// By the resource's name.
+    pub limits: BTreeMap<String, Entry<Number>>,
+    /// By absolute path. The product's own components have none: their resources arrive open.
+    pub paths: BTreeMap<String, Entry<Path>>,
+    /// By name.
+    pub calls: BTreeMap<String, Entry<Call>>,
 }
 
-/// Reads `COMPONENT.toml` and what it includes.
-pub(crate) fn read(directory: &Path, component: &str) -> Result<Table, String> {
+/// A loader of files that are in `directory`.
+pub fn directory(directory: &FilePath) -> impl Fn(&str) -> Result<String, Error> {
+    move |name| {
+        let path = directory.join(name);
+        fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))
+    }
+}
+
+/// Reads a policy and what it includes. `load` finds the text of a file by its name.
+///
+/// # Errors
+/// What is missing or wrong, with its place.
+pub fn read(name: &str, load: &dyn Fn(&str) -> Result<String, Error>) -> Result<Table, Error> {
     let mut table = Table::default();
-    merge(directory, &format!("{component}.toml"), &mut table, 0)?;
+    merge(name, load, &mut table, 0)?;
     for (missing, section) in [
         (table.summary.is_empty(), "summary"),
         (table.identity.is_none(), "[identity]"),
@@ -109,25 +153,29 @@ pub(crate) fn read(directory: &Path, component: &str) -> Result<Table, String> {
         (table.calls.is_empty(), "[calls]"),
     ] {
         if missing {
-            return Err(format!("{component}.toml: {section} is missing"));
+            return Err(format!("{name}: {section} is missing"));
         }
     }
     Ok(table)
 }
 
 /// Lays one file over `table`, after the files that it includes.
-fn merge(directory: &Path, name: &str, table: &mut Table, depth: u32) -> Result<(), String> {
+fn merge(
+    name: &str,
+    load: &dyn Fn(&str) -> Result<String, Error>,
+    table: &mut Table,
+    depth: u32,
+) -> Result<(), Error> {
     if depth > 4 {
         return Err(format!("{name}: files include each other"));
     }
-    let path = directory.join(name);
-    let text = fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let text = load(name)?;
     let file: File = toml::from_str(&text).map_err(|error| {
         let line = error.span().map_or(0, |span| line_of(&text, span.start));
         format!("{name}:{line}: {}", error.message())
     })?;
     for included in &file.include {
-        merge(directory, included, table, depth + 1)?;
+        merge(included, load, table, depth.saturating_add(1))?;
     }
     lay(&Source { name, text: &text }, file, table)
 }
@@ -145,7 +193,7 @@ impl Source<'_> {
     }
 
     /// A value that must have a reason, and its place.
-    fn entry<T>(&self, value: Spanned<T>, why: impl Fn(&T) -> &str) -> Result<Entry<T>, String> {
+    fn entry<T>(&self, value: Spanned<T>, why: impl Fn(&T) -> &str) -> Result<Entry<T>, Error> {
         let place = self.place(value.span().start);
         let value = value.into_inner();
         if why(&value).trim().is_empty() {
@@ -156,7 +204,7 @@ impl Source<'_> {
 }
 
 /// Lays a parsed file over `table`.
-fn lay(source: &Source<'_>, file: File, table: &mut Table) -> Result<(), String> {
+fn lay(source: &Source<'_>, file: File, table: &mut Table) -> Result<(), Error> {
     if let Some(summary) = file.summary {
         table.summary = summary;
     }
@@ -182,6 +230,21 @@ fn lay(source: &Source<'_>, file: File, table: &mut Table) -> Result<(), String>
     for (name, limit) in file.limits {
         let entry = source.entry(limit, |number| &number.why)?;
         table.limits.insert(name, entry);
+    }
+    for (name, path) in file.paths {
+        let entry = source.entry(path, |path| &path.why)?;
+        let place = &entry.place;
+        if !name.starts_with('/') || name.split('/').any(|part| part == "..") {
+            return Err(format!(
+                "{place}: `{name}` is not an absolute path without `..`"
+            ));
+        }
+        if !["read", "write", "execute"].contains(&entry.value.access.as_str()) {
+            return Err(format!(
+                "{place}: the access is `read`, `write` or `execute`"
+            ));
+        }
+        table.paths.insert(name, entry);
     }
     for (name, line) in file.calls {
         let entry = source.entry(line, Line::why)?;
@@ -225,5 +288,5 @@ impl From<Line> for Call {
 /// The number of the line, from 1, that holds the byte at `offset`.
 fn line_of(text: &str, offset: usize) -> usize {
     let before = text.get(..offset).unwrap_or(text);
-    before.matches('\n').count() + 1
+    before.matches('\n').count().saturating_add(1)
 }

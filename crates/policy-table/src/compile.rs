@@ -3,19 +3,25 @@
 use seccompiler::{BpfProgram, TargetArch};
 use serde_json::{Value, json};
 
-use crate::condition;
 use crate::parse::{Call, Entry, Table};
+use crate::{Error, condition};
 
 /// The programs of one component. The kernel runs both and takes the more severe verdict: the
 /// first turns calls into errors, the second ends the process for whatever is not listed.
-pub(crate) struct Filters {
-    pub(crate) refuse: BpfProgram,
-    pub(crate) allow: BpfProgram,
+#[derive(Debug)]
+pub struct Filters {
+    /// Turns calls into errors.
+    pub refuse: BpfProgram,
+    /// Ends the process for what is not listed.
+    pub allow: BpfProgram,
 }
 
 /// Compiles the calls of `table` for `architecture`. With `trace`, what is not listed is logged
 /// instead of ending the process.
-pub(crate) fn filters(table: &Table, architecture: &str, trace: bool) -> Result<Filters, String> {
+///
+/// # Errors
+/// A call, a condition or an error that does not exist there, with its place.
+pub fn filters(table: &Table, architecture: &str, trace: bool) -> Result<Filters, Error> {
     let calls = || {
         table.calls.iter().filter(|(_, call)| {
             call.value
@@ -57,7 +63,7 @@ pub(crate) fn filters(table: &Table, architecture: &str, trace: bool) -> Result<
 }
 
 /// The rules of one call, checked one by one so that a mistake has a place.
-fn rules(name: &str, call: &Entry<Call>, architecture: &str) -> Result<Vec<Value>, String> {
+fn rules(name: &str, call: &Entry<Call>, architecture: &str) -> Result<Vec<Value>, Error> {
     let place = &call.place;
     let call = &call.value;
     if call.error.is_some() && !call.when.is_empty() {
@@ -83,13 +89,33 @@ fn rules(name: &str, call: &Entry<Call>, architecture: &str) -> Result<Vec<Value
         .collect()
 }
 
+/// The number of a system call.
+///
+/// # Errors
+/// If there is none of that name.
+pub fn number(name: &str, architecture: &str) -> Result<u32, Error> {
+    let unknown = || format!("unknown system call `{name}` on {architecture}");
+    let rules = [json!({ "syscall": name })];
+    let program = assemble(&json!("log"), &json!("allow"), &rules, architecture);
+    // The compiler has the table of numbers, and does not give it away. A filter compares the
+    // architecture, then the number (`BPF_JMP | BPF_JEQ | BPF_K`).
+    let program = program.map_err(|_| unknown())?;
+    let mut compared = program
+        .iter()
+        .filter(|instruction| instruction.code == 0x15);
+    compared
+        .nth(1)
+        .map(|instruction| instruction.k)
+        .ok_or_else(unknown)
+}
+
 /// Runs seccompiler.
 fn assemble(
     default: &Value,
     matched: &Value,
     rules: &[Value],
     architecture: &str,
-) -> Result<BpfProgram, String> {
+) -> Result<BpfProgram, Error> {
     let filter = json!({ "main": {
         "mismatch_action": default,
         "match_action": matched,
@@ -107,5 +133,19 @@ fn error_number(name: &str) -> Option<i32> {
     match name {
         "ENOSYS" => Some(libc::ENOSYS),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_those_of_the_kernel_s_headers() {
+        for (name, x86_64, aarch64) in [("read", 0, 63), ("close", 3, 57), ("openat2", 437, 437)] {
+            assert_eq!(number(name, "x86_64"), Ok(x86_64));
+            assert_eq!(number(name, "aarch64"), Ok(aarch64));
+        }
+        assert!(number("open", "aarch64").is_err());
     }
 }

@@ -2,6 +2,8 @@
 
 use serde_json::{Value, json};
 
+use crate::Error;
+
 /// Every flag that pthread_create sets in glibc and musl.
 const THREAD_FLAGS: u64 = (libc::CLONE_VM
     | libc::CLONE_FS
@@ -51,7 +53,7 @@ const SYMBOLS: &[(&str, u64)] = &[
 ];
 
 /// Turns one alternative into the list of conditions that seccompiler's JSON takes.
-pub(crate) fn compile(text: &str) -> Result<Value, String> {
+pub(crate) fn compile(text: &str) -> Result<Value, Error> {
     text.split(" and ")
         .map(|condition| one(condition).ok_or_else(|| format!("`{condition}` is not a condition")))
         .collect::<Result<Vec<_>, _>>()
@@ -79,6 +81,37 @@ fn one(text: &str) -> Option<Value> {
     Some(json!({ "index": index, "type": width, "op": operator, "val": number(value)? }))
 }
 
+/// Whether a call's arguments meet one alternative; none if the text is no condition.
+#[must_use]
+pub fn holds(text: &str, arguments: &[u64; 6]) -> Option<bool> {
+    let mut all = true;
+    for condition in text.split(" and ") {
+        let words: Vec<&str> = condition.split_whitespace().collect();
+        let (argument, mask, operator, value) = match *words.as_slice() {
+            [argument, "&", mask, "==", value] => (argument, number(mask)?, "==", value),
+            [argument, operator, value] => (argument, u64::MAX, operator, value),
+            _ => return None,
+        };
+        let index: usize = argument.strip_prefix("arg")?.parse().ok()?;
+        let width = if value == "NULL" {
+            u64::MAX
+        } else {
+            0xffff_ffff
+        };
+        let (found, value) = (arguments.get(index)? & mask & width, number(value)?);
+        all &= match operator {
+            "==" => found == value,
+            "!=" => found != value,
+            "<=" => found <= value,
+            "<" => found < value,
+            ">=" => found >= value,
+            ">" => found > value,
+            _ => return None,
+        };
+    }
+    Some(all)
+}
+
 /// A number or one of [`SYMBOLS`].
 fn number(text: &str) -> Option<u64> {
     if let Some((_, value)) = SYMBOLS.iter().find(|(name, _)| *name == text) {
@@ -87,5 +120,30 @@ fn number(text: &str) -> Option<u64> {
     match text.strip_prefix("0x") {
         Some(digits) => u64::from_str_radix(digits, 16).ok(),
         None => text.parse().ok(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conditions_hold_as_the_filters_have_them() {
+        let arguments = [1, 0x5421, 3 | 1 << 40, 0, 0, 0];
+        for (text, expected) in [
+            ("arg0 == 1", true),
+            ("arg0 == 2", false),
+            ("arg1 == FIONBIO and arg0 == 1", true),
+            ("arg1 == FIONBIO and arg0 == 2", false),
+            ("arg2 & PROT_EXEC == 0", true),
+            ("arg2 == 3", true),
+            ("arg2 == NULL", false),
+            ("arg0 >= 1", true),
+            ("arg0 < 1", false),
+        ] {
+            assert_eq!(holds(text, &arguments), Some(expected), "{text}");
+            assert!(compile(text).is_ok());
+        }
+        assert_eq!(holds("arg9 == 1", &arguments), None);
     }
 }

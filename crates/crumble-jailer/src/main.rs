@@ -1,0 +1,40 @@
+//! `crumble-jailer`: any program in the jail, under a policy from a file.
+
+#![forbid(unsafe_code)]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "it talks to people"
+)]
+
+mod arguments;
+mod error;
+mod inner;
+mod outer;
+mod rules;
+
+use std::env;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use arguments::Arguments;
+use error::Result;
+
+/// The program did not start (as docker and podman have it).
+const NOT_STARTED: u8 = 125;
+
+fn main() -> ExitCode {
+    let title = env::args().next().unwrap_or_default();
+    let done: Result<u8> = match title.starts_with(outer::TITLE) {
+        true => Err(inner::run()),
+        false => outer::run(Arguments::parse()),
+    };
+    done.map_or_else(
+        |error| {
+            eprintln!("crumble-jailer: {}", error.in_one_line());
+            ExitCode::from(NOT_STARTED)
+        },
+        ExitCode::from,
+    )
+}
