@@ -1,7 +1,6 @@
 //! How machines end, and that nothing is left of them.
 
 use std::{
-    io::{BufRead, BufReader},
     process::{Child, Stdio},
     time::Duration,
 };
@@ -12,7 +11,7 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::support::{eventually, fails, family, left_behind, lives, machine, run, tests};
+use crate::support::{eventually, fails, family, left_behind, lives, machine, run, running, tests};
 
 tests![
     a_signal_is_passed_on_to_the_command,
@@ -24,22 +23,6 @@ tests![
     a_guest_that_panics_ends_the_machine,
     a_device_that_is_killed_is_named,
 ];
-
-/// A command that prints a line and waits, with its machine around it.
-fn running(script: &str) -> Child {
-    let script = format!("{script} echo up; while :; do sleep 0.1; done");
-    let mut child = run(["host", "--", "sh", "-c", &script])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut line = String::new();
-    BufReader::new(child.stdout.as_mut().unwrap())
-        .read_line(&mut line)
-        .unwrap();
-    assert_eq!(line, "up\n");
-    child
-}
 
 fn send(child: &Child, signal: Signal) {
     kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), signal).unwrap();

@@ -14,6 +14,7 @@
 mod bad_input;
 mod ends;
 mod exit_codes;
+mod inspect;
 mod library;
 mod limit;
 mod shares;
@@ -77,6 +78,7 @@ fn trials(body: impl Fn(String, fn()) -> Body) -> Vec<Trial> {
         ("bad_input", bad_input::TESTS),
         ("ends", ends::TESTS),
         ("exit_codes", exit_codes::TESTS),
+        ("inspect", inspect::TESTS),
         ("library", library::TESTS),
         ("shares", shares::TESTS),
         ("streams", streams::TESTS),

@@ -4,8 +4,9 @@ use std::{
     env,
     ffi::OsStr,
     fs,
+    io::{BufRead, BufReader},
     path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
+    process::{Child, Command, Output, Stdio},
     sync::OnceLock,
     thread,
     time::{Duration, Instant},
@@ -47,6 +48,29 @@ pub(crate) fn run(arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Com
     let mut command = Command::new(programs().join("crumble"));
     command.arg("run").args(arguments).stdin(Stdio::null());
     command
+}
+
+/// A command that prints a line and waits, with its machine around it.
+pub(crate) fn running(script: &str) -> Child {
+    let script = waiting(script);
+    up(run(["host", "--", "sh", "-c", &script]))
+}
+
+/// A shell's script that prints a line and waits.
+pub(crate) fn waiting(script: &str) -> String {
+    format!("{script} echo up; while :; do sleep 0.1; done")
+}
+
+/// Starts a command and reads the line.
+pub(crate) fn up(mut command: Command) -> Child {
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    assert_eq!(line, "up\n");
+    child
 }
 
 /// Runs `crumble run` with these arguments to its end.

@@ -3,7 +3,10 @@
 use std::{
     fs,
     os::unix::{fs::MetadataExt, process::CommandExt},
+    process::{Command, Output},
 };
+
+use tempfile::TempDir;
 
 use crate::support::{run, stdout, tests};
 
@@ -14,7 +17,7 @@ tests![
 ];
 
 /// A user of the host without any rights but /dev/kvm.
-const ORDINARY: u32 = 1234;
+pub(crate) const ORDINARY: u32 = 1234;
 
 fn a_command_runs_as_the_user_that_was_asked_for() {
     let script = "id -u; id -g";
@@ -28,29 +31,36 @@ fn a_command_runs_as_the_user_that_was_asked_for() {
     );
 }
 
-/// Runs as an ordinary user, with a home of its own that is removed afterwards.
-fn as_ordinary(arguments: &[&str]) -> std::process::Output {
+/// A home of an ordinary user, that is removed when this is dropped.
+pub(crate) fn ordinary_home() -> TempDir {
     let home = tempfile::tempdir().unwrap();
     std::os::unix::fs::chown(home.path(), Some(ORDINARY), Some(ORDINARY)).unwrap();
-    let cache = home.path().join("crumblecracker");
     // What root has fetched already need not be fetched again.
-    copy_kernels(&cache);
+    copy_kernels(&home.path().join("crumblecracker"));
+    home
+}
+
+/// `crumble run`, as an ordinary user.
+pub(crate) fn run_as_ordinary(home: &TempDir, arguments: &[&str]) -> Command {
     let mut command = run(arguments);
     command.uid(ORDINARY).gid(ORDINARY).env("HOME", home.path());
     command.env("XDG_CACHE_HOME", home.path()).current_dir("/");
-    command.output().unwrap()
+    command
+}
+
+/// Runs as an ordinary user to the end.
+fn as_ordinary(arguments: &[&str]) -> Output {
+    let home = ordinary_home();
+    run_as_ordinary(&home, arguments).output().unwrap()
 }
 
 fn copy_kernels(cache: &std::path::Path) {
     let from = crumble::host::kernel_path().expect("a machine was run before");
     let kernels = from.parent().and_then(|path| path.parent()).unwrap();
     fs::create_dir_all(cache).unwrap();
-    let copied = std::process::Command::new("cp")
-        .arg("-r")
-        .args([kernels, cache])
-        .status();
+    let copied = Command::new("cp").arg("-r").args([kernels, cache]).status();
     assert!(copied.unwrap().success());
-    let owned = std::process::Command::new("chown")
+    let owned = Command::new("chown")
         .args(["-R", &format!("{ORDINARY}:{ORDINARY}")])
         .arg(cache)
         .status();

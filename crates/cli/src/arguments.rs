@@ -19,6 +19,8 @@ pub(crate) enum Verb {
     Run(Box<Run>),
     /// Say what this host can do, and what is missing
     Doctor,
+    /// Show what the kernel says of a machine's processes, beside their policies
+    Inspect(Inspect),
 }
 
 const RUN_EXAMPLES: &str = "\
@@ -104,4 +106,33 @@ pub(crate) struct Run {
     /// The command and its arguments; a shell if there is none
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     pub(crate) command: Vec<OsString>,
+}
+
+const INSPECT_HELP: &str = "\
+MACHINE is the process id of a `crumble run`, of a program with the library, or of any component of
+a machine (`ps` shows them as crumble-vmm, crumble-dev-fs and so on). Machines have no names. If a
+program holds several machines, all of them are shown. Without MACHINE, your running machines are
+listed; root's list has everybody's.
+
+Everything is read back from /proc, and compared with the component's policy. What you have no right
+to see is \"not visible to you\" and is not judged. A machine that is still being started has not
+closed its jails yet, and falls short until it has.
+
+Exit codes:
+  0    nothing that was judged falls short of its policy
+  1    something does
+  2    the arguments make no sense
+  125  there is no such process or no such machine, or nothing can be read";
+
+/// Which machine to look at, and how to say it.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = INSPECT_HELP)]
+pub(crate) struct Inspect {
+    /// Process id of the machine; without it, running machines are listed
+    #[arg(value_name = "MACHINE")]
+    pub(crate) machine: Option<u32>,
+
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }

@@ -9,6 +9,7 @@
 
 mod arguments;
 mod doctor;
+mod inspection;
 mod measure;
 mod report;
 mod run;
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().verb {
         Verb::Run(run) => run::run(*run),
         Verb::Doctor => Ok(doctor::doctor()),
+        Verb::Inspect(options) => inspection::inspect(&options),
     };
     done.unwrap_or_else(|failure| failure.report())
 }

@@ -22,6 +22,9 @@ pub(crate) enum Failure {
     /// The machine or the command in it.
     #[error(transparent)]
     Machine(#[from] crumble::Error),
+    /// A machine could not be inspected.
+    #[error(transparent)]
+    Inspect(#[from] inspect::Error),
     /// The command ran too long.
     #[error("the command ran longer than {0} and was ended")]
     Timeout(humantime::FormattedDuration),
@@ -63,7 +66,9 @@ impl Failure {
                 Some(FailureKind::NotExecutable) => code::NOT_EXECUTABLE,
                 _ => code::MACHINE,
             },
-            Self::NoTerminal | Self::Worker | Self::System { .. } => code::MACHINE,
+            Self::Inspect(_) | Self::NoTerminal | Self::Worker | Self::System { .. } => {
+                code::MACHINE
+            }
         }
     }
 }
@@ -72,13 +77,23 @@ pub(crate) const RED: u8 = 31;
 pub(crate) const GREEN: u8 = 32;
 pub(crate) const YELLOW: u8 = 33;
 
-/// `text` in a colour (ECMA-48 SGR parameter) if standard error is a terminal that wants it.
+/// `text` in a colour if standard error is a terminal that wants it.
 pub(crate) fn paint(text: &str, colour: u8) -> String {
-    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    if plain || !std::io::stderr().is_terminal() {
-        return text.to_owned();
+    paint_if(text, colour, wants_colour(std::io::stderr().is_terminal()))
+}
+
+/// Whether colours are wanted where text goes that may be a terminal.
+pub(crate) fn wants_colour(terminal: bool) -> bool {
+    terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// `text` in a colour (ECMA-48 SGR parameter) if colours are `wanted`.
+pub(crate) fn paint_if(text: &str, colour: u8, wanted: bool) -> String {
+    if wanted {
+        format!("\x1b[{colour}m{text}\x1b[0m")
+    } else {
+        text.to_owned()
     }
-    format!("\x1b[{colour}m{text}\x1b[0m")
 }
 
 /// The code of a process that `signal` ended.
@@ -119,6 +134,7 @@ mod tests {
         let limit = humantime::format_duration(std::time::Duration::from_secs(1));
         assert_eq!(Failure::Timeout(limit).code(), 124);
         assert_eq!(Failure::NoTerminal.code(), 125);
+        assert_eq!(Failure::Inspect(inspect::Error::Gone(1)).code(), 125);
         let refused = |kind| {
             let message = String::new();
             let error = crumble::Error::Agent(crumble::AgentError::Refused { kind, message });

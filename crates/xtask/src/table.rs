@@ -79,6 +79,7 @@ pub(crate) const HOUSE: &[Row] = &[
         &["spec", "wire", "handoff", "jailer", "policy"],
         &[],
     ),
+    row("inspect", 2, &["jailer", "policy"], &[]),
     row("kernel", 2, &["wire"], &[]),
     row("agent-client", 2, &["wire"], &[]),
     // The library.
@@ -97,7 +98,7 @@ pub(crate) const HOUSE: &[Row] = &[
         &[],
     ),
     // People.
-    row("cli", 4, &["crumble", "policy"], &[]),
+    row("cli", 4, &["crumble", "inspect"], &["policy"]),
     row(
         "crumble-jailer",
         4,

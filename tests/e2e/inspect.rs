@@ -1,0 +1,129 @@
+//! What `crumble inspect` says of machines that run.
+
+use std::{
+    os::unix::process::CommandExt,
+    process::{Child, Command, Output},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value;
+
+use crate::{
+    support::{programs, running, tests, up, waiting},
+    users::{ORDINARY, ordinary_home, run_as_ordinary},
+};
+
+tests![
+    every_process_of_a_machine_is_jailed_as_its_policy_says,
+    machines_are_listed_while_they_run,
+    an_ordinary_user_inspects_machines,
+];
+
+/// `crumble inspect` with these arguments.
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(programs().join("crumble"));
+    command.arg("inspect").args(arguments);
+    command
+}
+
+fn inspect(arguments: &[&str]) -> Output {
+    command(arguments).output().unwrap()
+}
+
+fn inspect_as_ordinary(arguments: &[&str]) -> Output {
+    let mut command = command(arguments);
+    command.uid(ORDINARY).gid(ORDINARY).output().unwrap()
+}
+
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| {
+        let errors = String::from_utf8_lossy(&output.stderr);
+        panic!("{error}: {errors}")
+    })
+}
+
+fn end(mut machine: Child) {
+    let pid = i32::try_from(machine.id()).unwrap();
+    kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+    machine.wait().unwrap();
+}
+
+fn every_process_of_a_machine_is_jailed_as_its_policy_says() {
+    let machine = running("");
+    let pid = machine.id().to_string();
+    let output = inspect(&["--json", &pid]);
+    let report = json(&output);
+    let processes = report["processes"].as_array().unwrap();
+    assert_eq!(processes[0]["role"], "supervisor");
+    for name in ["vmm", "dev-fs", "dev-vsock"] {
+        let named = |one: &&Value| one["expected"]["component"] == name;
+        let one = processes.iter().find(named).expect(name);
+        is_jailed(name, one);
+    }
+    assert_eq!(output.status.code(), Some(0), "{report:#}");
+    // The same for people, by the number of a component.
+    let vmm = processes[1]["process"]["pid"].to_string();
+    let output = inspect(&[&vmm]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.ends_with("Nothing that was judged falls short of its policy.\n"));
+    assert!(!text.contains("not visible"), "{text}");
+    assert_eq!(output.status.code(), Some(0));
+    end(machine);
+}
+
+#[track_caller]
+fn is_jailed(name: &str, one: &Value) {
+    let process = &one["process"];
+    assert_eq!(one["findings"], Value::Array(Vec::new()), "{name}");
+    assert_eq!(one["not_judged"], Value::Array(Vec::new()), "{name}");
+    assert_eq!(process["rights"]["seccomp"], 2, "{name}");
+    assert_eq!(process["rights"]["no_new_privs"], true, "{name}");
+    for namespace in ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup"] {
+        let own = &process["namespaces"][namespace]["own"];
+        assert_eq!(own, true, "{name}: {namespace}");
+    }
+    assert!(process["files"]["socket"].as_u64() >= Some(1), "{process}");
+    assert!(process["private_bytes"].as_u64() > Some(0), "{process}");
+}
+
+fn machines_are_listed_while_they_run() {
+    let machine = running("");
+    let listed = json(&inspect(&["--json"]));
+    let has = |listed: &Value, pid: u32| {
+        let machines = listed.as_array().unwrap();
+        machines.iter().any(|machine| machine["pid"] == pid)
+    };
+    let pid = machine.id();
+    assert!(has(&listed, pid), "{listed:#}");
+    end(machine);
+    assert!(!has(&json(&inspect(&["--json"])), pid));
+    // It is gone, and this test has no machine.
+    assert_eq!(inspect(&[&pid.to_string()]).status.code(), Some(125));
+    let own = std::process::id().to_string();
+    let output = inspect(&[&own]);
+    assert_eq!(output.status.code(), Some(125));
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(errors.contains("holds no machine"), "{errors}");
+}
+
+fn an_ordinary_user_inspects_machines() {
+    let roots = running("");
+    let output = inspect_as_ordinary(&[&roots.id().to_string()]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    // Root's machine is judged by what everybody may see.
+    assert!(text.contains("not visible to you"), "{text}");
+    assert!(text.contains("mode 2 (filter)"), "{text}");
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    end(roots);
+    let home = ordinary_home();
+    let script = waiting("");
+    let own = up(run_as_ordinary(&home, &["host", "--", "sh", "-c", &script]));
+    let output = inspect_as_ordinary(&[&own.id().to_string()]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("dev-fs, pid"), "{text}");
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    end(own);
+}
