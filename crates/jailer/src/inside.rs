@@ -10,6 +10,7 @@ use landlock::{
 };
 use policy::{Policy, Proc};
 
+use crate::layers::{self, Layer};
 use crate::sys::{self, Configure};
 use crate::{Error, Result};
 
@@ -64,10 +65,14 @@ pub fn confine(policy: &'static Policy, grants: &[Grant<'_>]) -> Result<Confined
     have_one_thread()?;
     take_name(policy)?;
     let proc_self_fd = keep_proc(policy)?;
-    enter_empty_root()?;
-    drop_capabilities(policy)?;
+    if layers::closed(Layer::Root) {
+        enter_empty_root()?;
+    }
+    if layers::closed(Layer::Capabilities) {
+        drop_capabilities(policy)?;
+    }
     gain_no_privileges()?;
-    let landlock_complete = restrict_paths(policy, grants)?;
+    let landlock_complete = layers::closed(Layer::Landlock) && restrict_paths(policy, grants)?;
     hide_memory()?;
     filter_calls(policy)?;
     Ok(Confined {

@@ -83,7 +83,7 @@ pub(crate) fn trials() -> Vec<Trial> {
                 format!("{component}::duty::{name}"),
                 move || {
                     let deed = Deed::Duty((*name).to_owned());
-                    match host::perform(component, false, &deed)? {
+                    match host::perform(component, &[], &deed)? {
                         Outcome::Done => Ok(()),
                         other => Err(format!("{other:?}").into()),
                     }

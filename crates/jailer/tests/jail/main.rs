@@ -8,9 +8,12 @@ mod attempts;
 mod component;
 mod duties;
 mod host;
+mod layers;
 mod raw;
 mod state;
+mod targets;
 
+use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
@@ -35,7 +38,16 @@ fn main() -> ExitCode {
             as_ordinary_user,
         ));
     }
-    libtest_mimic::run(&arguments, trials).exit_code()
+    let targets = match targets::stand() {
+        Ok(targets) => targets,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "{error:?}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = libtest_mimic::run(&arguments, trials).exit_code();
+    drop(targets);
+    code
 }
 
 /// Runs this binary again as an ordinary user.

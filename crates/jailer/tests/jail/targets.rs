@@ -1,0 +1,33 @@
+//! What stands on the host, for the hostile component to reach for.
+
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
+use std::sync::atomic::Ordering;
+
+use libtest_mimic::Failed;
+
+use crate::host::{Jailed, Order, SIBLING};
+
+/// What must live as long as the tests do.
+pub(crate) struct Targets {
+    /// Of the main thread, with which it ends.
+    _sibling: Jailed,
+    _listener: UnixListener,
+}
+
+/// Sets everything up.
+pub(crate) fn stand() -> Result<Targets, Failed> {
+    let name = abstract_name(i32::try_from(std::process::id())?);
+    let listener = UnixListener::bind_addr(&SocketAddr::from_abstract_name(name)?)?;
+    let sibling = Jailed::start(&Order::new("dev-vsock", &[])?)?;
+    SIBLING.store(sibling.process.pid(), Ordering::Relaxed);
+    Ok(Targets {
+        _sibling: sibling,
+        _listener: listener,
+    })
+}
+
+/// The abstract name on which the process `host` listens: 16 bytes.
+pub(crate) fn abstract_name(host: i32) -> String {
+    format!("crumble-{host:08}")
+}
