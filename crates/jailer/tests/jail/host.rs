@@ -167,7 +167,7 @@ fn furnish() -> Result<(tempfile::TempDir, UnixListener), Failed> {
     std::fs::create_dir(path("shared"))?;
     std::fs::create_dir(path("beside"))?;
     for name in ["shared/inside", "beside/file", "secret"] {
-        std::fs::write(path(name), name)?;
+        std::fs::write(path(name), "inside")?;
         std::fs::set_permissions(path(name), Permissions::from_mode(0o666))?;
     }
     std::os::unix::fs::symlink(path("secret"), path("shared/link"))?;

@@ -3,14 +3,14 @@
 use std::io;
 
 use libc::{
-    AT_FDCWD, EACCES, EBADF, ENOENT, ENOSYS, EPERM, EROFS, ESRCH, EXDEV, O_CREAT, O_DIRECTORY,
-    O_PATH, O_RDONLY, O_RDWR, O_WRONLY,
+    AT_FDCWD, EACCES, EBADF, EINVAL, ENOENT, ENOSYS, EPERM, EROFS, ESRCH, EXDEV, O_CREAT,
+    O_DIRECTORY, O_PATH, O_RDONLY, O_RDWR, O_WRONLY,
 };
 
 use super::calls::{make, open, open_at, words};
 use super::{Answer, Attempt, Host, Kill, Pass, Stop, Work, by, by_name, killed, landlock};
 use crate::component::Hands;
-use crate::layers::Layer::{Capabilities, Descriptors, Namespaces, Root, Subtree, User};
+use crate::layers::Layer::{Capabilities, Descriptors, Kernel, Namespaces, Root, Subtree, User};
 use crate::raw::call;
 
 /// No path leads to it; if one did, Landlock would refuse to open it.
@@ -351,9 +351,12 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
     killed("mount_with_the_new_calls", MOUNTS, Work, |_| {
         make(libc::SYS_fsopen, &[&c"tmpfs", &0])
     }),
-    killed("unmount", REMOUNTS, Host, |_| {
-        make(libc::SYS_umount2, &[&c"/", &libc::MNT_DETACH])
-    }),
+    killed(
+        "unmount",
+        &[by(Capabilities, &[EPERM]), by(Kernel, &[EINVAL])],
+        Host,
+        |_| make(libc::SYS_umount2, &[&c"/", &libc::MNT_DETACH]),
+    ),
     killed("take_a_tree_of_mounts", MOUNTS, Work, |_| {
         make(libc::SYS_open_tree, &[&AT_FDCWD, &c"/", &1])
     }),
