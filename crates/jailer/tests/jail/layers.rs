@@ -42,6 +42,9 @@ impl Layer {
         Self::Limits,
     ];
 
+    /// Those that it cannot.
+    pub(crate) const FIXED: [Self; 3] = [Self::User, Self::Descriptors, Self::Kernel];
+
     /// Whether this build can leave it out.
     pub(crate) fn is_optional(self) -> bool {
         let built = match self {

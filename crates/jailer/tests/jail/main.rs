@@ -10,6 +10,7 @@ mod duties;
 mod host;
 mod layers;
 mod raw;
+mod report;
 mod state;
 mod targets;
 
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
     let mut trials = attempts::trials();
     trials.extend(duties::trials());
     trials.extend(state::trials());
+    trials.extend(report::trials());
     if nix::unistd::Uid::effective().is_root() {
         trials.push(Trial::test(
             "everything_here_holds_for_an_ordinary_user",

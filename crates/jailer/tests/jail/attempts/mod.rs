@@ -28,8 +28,8 @@ use crate::layers::Layer;
 enum Filter {
     /// It ends the process.
     Kill,
-    /// It answers with this error.
-    Answer(i32),
+    /// It answers with one of these errors.
+    Answer(&'static [i32]),
     /// It lets it pass: the component needs the call.
     Pass,
 }
@@ -38,8 +38,10 @@ enum Filter {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stop {
     pub(crate) layer: Layer,
-    /// The error; several where kernels or users differ. None if it is the process that ends.
+    /// The error; several where kernels differ. None if it is the process that ends.
     pub(crate) errors: &'static [i32],
+    /// Before this version of Landlock it was this one.
+    pub(crate) older: Option<(u32, i32)>,
     /// The first version of Landlock that does this.
     pub(crate) abi: u32,
 }
@@ -119,6 +121,7 @@ const fn by(layer: Layer, errors: &'static [i32]) -> Stop {
     Stop {
         layer,
         errors,
+        older: None,
         abi: 0,
     }
 }
@@ -128,24 +131,55 @@ const fn landlock(abi: u32, errors: &'static [i32]) -> Stop {
     Stop {
         layer: Layer::Landlock,
         errors,
+        older: None,
         abi,
     }
 }
 
-/// Every attempt.
-fn all() -> impl Iterator<Item = &'static Attempt> {
-    [
-        files::ATTEMPTS,
-        processes::ATTEMPTS,
+/// Landlock refuses to move a file between directories: with this error until it had a right for it.
+const REFER: Stop = Stop {
+    layer: Layer::Landlock,
+    errors: &[libc::EACCES],
+    older: Some((2, libc::EXDEV)),
+    abi: 1,
+};
+
+/// Attempts of one kind.
+pub(crate) struct Subject {
+    pub(crate) title: &'static str,
+    attempts: &'static [Attempt],
+}
+
+/// All attempts.
+pub(crate) const SUBJECTS: [Subject; 8] = [
+    subject("Files and directories", files::ATTEMPTS),
+    subject("Processes, programs, namespaces", processes::ATTEMPTS),
+    subject(
+        "The host's process and other components",
         siblings::ATTEMPTS,
-        rights::ATTEMPTS,
-        memory::ATTEMPTS,
-        network::ATTEMPTS,
-        kernel::ATTEMPTS,
-        resources::ATTEMPTS,
-    ]
-    .into_iter()
-    .flatten()
+    ),
+    subject("Rights", rights::ATTEMPTS),
+    subject("Memory", memory::ATTEMPTS),
+    subject("Sockets", network::ATTEMPTS),
+    subject("The kernel", kernel::ATTEMPTS),
+    subject("More than its share", resources::ATTEMPTS),
+];
+
+const fn subject(title: &'static str, attempts: &'static [Attempt]) -> Subject {
+    Subject { title, attempts }
+}
+
+impl Subject {
+    /// Its attempts under every policy, attempt by attempt.
+    pub(crate) fn rows(&self) -> Vec<Row> {
+        let mut rows = Vec::new();
+        for attempt in self.attempts {
+            for (index, component) in COMPONENTS.into_iter().enumerate() {
+                rows.push(attempt.row(index, component));
+            }
+        }
+        rows
+    }
 }
 
 /// An attempt under one policy: the layers that stop it, in the order in which they are met.
@@ -157,23 +191,16 @@ pub(crate) struct Row {
     pub(crate) end: End,
 }
 
-/// Every attempt under every policy, attempt by attempt.
+/// Every attempt under every policy.
 pub(crate) fn rows() -> Vec<Row> {
-    let mut rows = Vec::new();
-    for attempt in all() {
-        for (index, component) in COMPONENTS.into_iter().enumerate() {
-            rows.push(attempt.row(index, component));
-        }
-    }
-    rows
+    SUBJECTS.iter().flat_map(Subject::rows).collect()
 }
 
 impl Attempt {
     fn row(&self, index: usize, component: &'static str) -> Row {
-        let errors: Option<&'static [i32]> = match &self.filter[index] {
-            Kill => Some(&[]),
-            Answer(libc::ENOSYS) => Some(&[libc::ENOSYS]),
-            Answer(_) => Some(&[]),
+        let errors = match self.filter[index] {
+            Kill => Some(&[][..]),
+            Answer(errors) => Some(errors),
             Pass => None,
         };
         let mut stops = Vec::new();
@@ -202,10 +229,9 @@ impl Row {
 
     /// What stops it without some layers, on this kernel.
     fn stop(&self, without: &[Layer]) -> Option<&Stop> {
-        let abi = jailer::landlock_abi().unwrap_or(0);
         self.stops
             .iter()
-            .find(|stop| stop.abi <= abi && !without.contains(&stop.layer))
+            .find(|stop| stop.abi <= abi() && !without.contains(&stop.layer))
     }
 
     /// Makes the attempt in every run.
@@ -218,13 +244,7 @@ impl Row {
             }
             let deed = Deed::Attempt(self.name.to_owned());
             let outcome = host::perform(self.component, &without, &deed)?;
-            let fits = match (stop.map(|stop| stop.errors), outcome) {
-                (None, Outcome::Done) => true,
-                (Some([]), Outcome::Killed(signal)) => signal == SIGSYS,
-                (Some(errors), Outcome::Refused(errno)) => errors.contains(&errno),
-                _ => false,
-            };
-            if !fits {
+            if !fits(stop, outcome) {
                 let expected = stop.map_or("that it works".to_owned(), Stop::text);
                 let seen = outcome.text();
                 wrong.push(format!(
@@ -239,6 +259,24 @@ impl Row {
     }
 }
 
+/// Whether an attempt came out as it must where `stop` is the first to stop it.
+fn fits(stop: Option<&Stop>, outcome: Outcome) -> bool {
+    match (stop, outcome) {
+        (None, Outcome::Done) => true,
+        (Some(stop), Outcome::Killed(signal)) => stop.errors.is_empty() && signal == SIGSYS,
+        (Some(stop), Outcome::Refused(errno)) => match stop.older {
+            Some((version, error)) if abi() < version => errno == error,
+            _ => stop.errors.contains(&errno),
+        },
+        _ => false,
+    }
+}
+
+/// The kernel's version of Landlock.
+fn abi() -> u32 {
+    jailer::landlock_abi().unwrap_or(0)
+}
+
 impl Stop {
     /// The layer, and how it shows.
     pub(crate) fn text(&self) -> String {
@@ -247,9 +285,10 @@ impl Stop {
             return format!("{layer} SIGSYS");
         }
         let errors: Vec<_> = self.errors.iter().map(|errno| name(*errno)).collect();
-        let since = match self.abi {
-            0 | 1 => String::new(),
-            abi => format!(" (ABI {abi})"),
+        let since = match (self.abi, self.older) {
+            (_, Some((version, errno))) => format!(" ({} before ABI {version})", name(errno)),
+            (0 | 1, None) => String::new(),
+            (version, None) => format!(" (ABI {version})"),
         };
         format!("{layer} {}{since}", errors.join(" or "))
     }
@@ -271,7 +310,10 @@ fn name(errno: i32) -> String {
 
 /// In the component.
 pub(crate) fn perform(name: &str, hands: &Hands) -> io::Result<()> {
-    let attempt = all().find(|attempt| attempt.name == name);
+    let attempt = SUBJECTS
+        .iter()
+        .flat_map(|subject| subject.attempts)
+        .find(|attempt| attempt.name == name);
     (attempt.ok_or(io::ErrorKind::NotFound)?.what)(hands)
 }
 

@@ -78,7 +78,7 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
         fork(libc::CLONE_PARENT)
     }),
     filtered(
-        [Answer(ENOSYS); 3],
+        [Answer(&[ENOSYS]); 3],
         "make_a_process_with_clone3",
         &[by(Kernel, &[EINVAL])],
         Host,
