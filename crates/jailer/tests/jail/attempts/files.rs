@@ -1,5 +1,6 @@
 //! Files and directories of the host.
 
+use std::ffi::CString;
 use std::io;
 
 use libc::{
@@ -8,13 +9,16 @@ use libc::{
 };
 
 use super::calls::{make, open, open_at, words};
-use super::{Answer, Attempt, Host, Kill, Pass, Stop, Work, by, by_name, killed, landlock};
+use super::{Answer, Attempt, Host, Kill, Pass, REFER, Stop, Work, by, by_name, killed, landlock};
 use crate::component::Hands;
 use crate::layers::Layer::{Capabilities, Descriptors, Kernel, Namespaces, Root, Subtree, User};
 use crate::raw::call;
 
 /// No path leads to it; if one did, Landlock would refuse to open it.
 const NAMED: &[Stop] = &[by(Root, &[ENOENT]), landlock(1, &[EACCES])];
+
+/// As [`NAMED`], of something that not every host has.
+const MAYBE: &[Stop] = &[by(Root, &[ENOENT]), landlock(1, &[EACCES, ENOENT])];
 
 /// No path leads to it. Landlock has no right of this kind.
 const UNSEEN: &[Stop] = &[by(Root, &[ENOENT])];
@@ -193,20 +197,32 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
             &[&AT_FDCWD, &&*hands.path("beside/file")?, &0],
         )
     }),
-    by_name("look_at_the_hosts_root_through_proc", UNSEEN, Host, |_| {
-        open(c"/proc/1/root/etc", O_PATH)
-    }),
-    by_name("look_at_its_own_memory_through_proc", UNSEEN, Host, |_| {
+    by_name(
+        "look_at_the_hosts_root_through_proc",
+        NAMED,
+        Host,
+        |hands| {
+            let path = CString::new(format!("/proc/{}/root/etc", hands.host))?;
+            open(&path, O_PATH)
+        },
+    ),
+    by_name("open_its_own_memory_through_proc", NAMED, Host, |_| {
         open(c"/proc/self/mem", O_RDWR)
     }),
-    by_name("write_a_setting_of_the_kernel", UNSEEN, Host, |_| {
+    by_name("write_a_setting_of_the_kernel", NAMED, Host, |_| {
         open(c"/proc/sys/kernel/core_pattern", O_WRONLY)
     }),
-    by_name("open_a_disk", UNSEEN, Host, |_| open(c"/dev/vda", O_RDONLY)),
-    by_name("open_the_memory_of_the_machine", UNSEEN, Host, |_| {
+    by_name("read_a_setting_of_the_kernel", NAMED, Work, |_| {
+        open(c"/proc/sys/kernel/core_pattern", O_RDONLY)
+    }),
+    by_name("open_a_device", NAMED, Work, |_| open(c"/dev/zero", O_RDWR)),
+    by_name("open_kvm_by_name", MAYBE, Host, |_| {
+        open(c"/dev/kvm", O_RDWR)
+    }),
+    by_name("open_the_memory_of_the_machine", MAYBE, Host, |_| {
         open(c"/dev/mem", O_RDWR)
     }),
-    by_name("open_a_terminal", UNSEEN, Host, |_| {
+    by_name("open_a_terminal", NAMED, Host, |_| {
         open(c"/dev/tty", O_RDWR)
     }),
     by_name(
@@ -255,8 +271,8 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
     ),
     upwards(
         "move_a_file_out_of_the_shared_directory",
-        &[landlock(1, &[EACCES])],
-        &[by(Subtree, &[ENOENT]), landlock(1, &[EACCES])],
+        &[REFER],
+        &[by(Subtree, &[ENOENT]), REFER],
         |hands| {
             let (from, to) = (c"inside", c"../beside/x");
             make(
@@ -267,8 +283,8 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
     ),
     upwards(
         "link_a_file_of_the_host_into_the_shared_directory",
-        &[landlock(1, &[EACCES])],
-        &[by(Subtree, &[ENOENT]), landlock(1, &[EACCES])],
+        &[REFER],
+        &[by(Subtree, &[ENOENT]), landlock(1, &[EXDEV])],
         |hands| {
             let (from, to) = (c"../secret", c"x");
             make(

@@ -2,7 +2,7 @@
 
 use libc::{
     CLONE_NEWCGROUP, CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUSER,
-    CLONE_NEWUTS, EINVAL, ENOENT, ENOEXEC, ENOSYS, EPERM, O_RDONLY,
+    CLONE_NEWUTS, EACCES, EINVAL, ENOENT, ENOEXEC, ENOSYS, EPERM, O_RDONLY,
 };
 
 use super::calls::{make, prctl, unshare};
@@ -49,7 +49,7 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
     ),
     by_name(
         "enter_the_hosts_namespaces",
-        &[by(Root, &[ENOENT])],
+        &[by(Root, &[ENOENT]), landlock(1, &[EACCES])],
         Host,
         |hands| {
             let path = std::ffi::CString::new(format!("/proc/{}/ns/net", hands.host))?;
@@ -86,13 +86,13 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
     ),
     killed(
         "execute_a_program_of_the_host",
-        &[by(Root, &[ENOENT]), landlock(1, &[libc::EACCES])],
+        &[by(Root, &[ENOENT]), landlock(1, &[EACCES])],
         Host,
         |_| make(libc::SYS_execve, &[&c"/bin/true", &0, &0]),
     ),
     killed(
         "execute_the_open_program",
-        &[by(Root, &[ENOENT])],
+        &[by(Root, &[ENOENT]), landlock(1, &[EACCES])],
         Host,
         |_| make(libc::SYS_execve, &[&c"/proc/self/exe", &0, &0]),
     ),
@@ -108,7 +108,7 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
     // dev-fs may make one, but not execute it.
     killed(
         "execute_a_file_of_the_shared_directory",
-        &[landlock(1, &[libc::EACCES])],
+        &[landlock(1, &[EACCES])],
         Host,
         |hands| make(libc::SYS_execveat, &[&&hands.root, &c"inside", &0, &0, &0]),
     ),
