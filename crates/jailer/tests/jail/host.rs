@@ -4,7 +4,7 @@ use std::fs::{File, Permissions};
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
@@ -84,8 +84,8 @@ pub(crate) struct Jailed {
     log: File,
     /// Holds `shared`, which the component gets as `root`, and `secret` beside it.
     pub(crate) directory: tempfile::TempDir,
-    /// On `socket` beside it.
-    _listener: UnixListener,
+    /// `socket` and `datagram` in it.
+    _sockets: (UnixListener, UnixDatagram),
 }
 
 impl Jailed {
@@ -93,7 +93,7 @@ impl Jailed {
     pub(crate) fn start(order: &Order) -> Result<Self, Failed> {
         let policy = layers::policy(&order.component, &order.without).ok_or("no such policy")?;
         let (host, component) = Channel::pair()?;
-        let (directory, listener) = furnish()?;
+        let (directory, sockets) = furnish()?;
         let order = Order {
             outside: directory
                 .path()
@@ -118,7 +118,7 @@ impl Jailed {
             channel: host,
             log: File::from(std::os::fd::OwnedFd::from(log)),
             directory,
-            _listener: listener,
+            _sockets: sockets,
         };
         let kvm = open_kvm().ok().filter(|_| order.component == "vmm");
         let mut resources: Vec<(String, BorrowedFd<'_>)> = vec![("root".to_owned(), root.as_fd())];
@@ -161,7 +161,7 @@ pub(crate) fn open_kvm() -> std::io::Result<File> {
 }
 
 /// A directory with things that anybody may use: only the jail is in the way.
-fn furnish() -> Result<(tempfile::TempDir, UnixListener), Failed> {
+fn furnish() -> Result<(tempfile::TempDir, (UnixListener, UnixDatagram)), Failed> {
     let directory = tempfile::tempdir()?;
     let path = |name: &str| directory.path().join(name);
     std::fs::create_dir(path("shared"))?;
@@ -175,8 +175,11 @@ fn furnish() -> Result<(tempfile::TempDir, UnixListener), Failed> {
         std::fs::set_permissions(path(name), Permissions::from_mode(0o777))?;
     }
     let listener = UnixListener::bind(path("socket"))?;
-    std::fs::set_permissions(path("socket"), Permissions::from_mode(0o666))?;
-    Ok((directory, listener))
+    let datagrams = UnixDatagram::bind(path("datagram"))?;
+    for name in ["socket", "datagram"] {
+        std::fs::set_permissions(path(name), Permissions::from_mode(0o666))?;
+    }
+    Ok((directory, (listener, datagrams)))
 }
 
 /// Starts a component without some layers, has it do one thing, and ends it.

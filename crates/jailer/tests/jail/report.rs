@@ -2,6 +2,7 @@
 //!
 //! Each of its rows is what one test asserts; here the committed text is held to the same.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
 
@@ -124,23 +125,39 @@ fn summary(text: &mut String, rows: &[Row]) {
     let _ = writeln!(text, "| of | {count} | {count} | {count} |");
 }
 
-/// The attempts that one layer alone stops, or none, by that layer and component.
+/// The attempts that one layer alone stops, or none, by that layer and by who makes them.
 fn alone(text: &mut String, rows: &[Row]) {
+    let _ = writeln!(
+        text,
+        "| layer | of | without it | attempts |\n|---|---|---|---|"
+    );
     let layers = Layer::OPTIONAL.into_iter().map(Some).chain([None]);
     for layer in layers {
-        for component in COMPONENTS {
-            let only = |row: &&Row| row.component == component && row.only() == Some(layer);
-            let names: Vec<_> = rows
-                .iter()
-                .filter(only)
-                .map(|row| words(row.name))
-                .collect();
-            if !names.is_empty() {
-                let name = layer.map_or("nothing", Layer::name);
-                let _ = writeln!(text, "- {component}, {name}: {}.", names.join("; "));
-            }
+        let mut names = BTreeMap::<_, Vec<_>>::new();
+        for group in rows.chunks(COMPONENTS.len()) {
+            let only = |row: &&Row| row.only() == Some(layer);
+            let of = who(&group.iter().filter(only).collect::<Vec<_>>());
+            let end = group[0].ending();
+            names
+                .entry((of, end))
+                .or_default()
+                .push(words(group[0].name));
+        }
+        names.retain(|(of, _), _| !of.is_empty());
+        for ((of, end), names) in names {
+            let name = layer.map_or("nothing", Layer::name);
+            let _ = writeln!(text, "| {name} | {of} | {end} | {} |", names.join("; "));
         }
     }
+}
+
+/// Whose rows these are.
+fn who(rows: &[&Row]) -> String {
+    if rows.len() == COMPONENTS.len() {
+        return "all".to_owned();
+    }
+    let names: Vec<_> = rows.iter().map(|row| row.component).collect();
+    names.join(", ")
 }
 
 /// The lines of one attempt: components for which all is the same share one.
@@ -148,18 +165,8 @@ fn lines(text: &mut String, group: &[Row]) {
     let mut left: Vec<_> = group.iter().collect();
     while let Some(first) = left.first().copied() {
         let same = |row: &&Row| row.stops == first.stops;
-        let names: Vec<_> = left
-            .iter()
-            .copied()
-            .filter(same)
-            .map(|row| row.component)
-            .collect();
+        let who = who(&left.iter().copied().filter(same).collect::<Vec<_>>());
         left.retain(|row| !same(row));
-        let who = if names.len() == COMPONENTS.len() {
-            "all".to_owned()
-        } else {
-            names.join(", ")
-        };
         let mut cells = first.cells();
         cells.resize(3, String::new());
         let name = words(first.name);

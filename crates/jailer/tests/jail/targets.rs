@@ -1,7 +1,7 @@
 //! What stands on the host, for the hostile component to reach for.
 
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixListener};
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener};
 use std::sync::atomic::Ordering;
 
 use libtest_mimic::Failed;
@@ -12,18 +12,22 @@ use crate::host::{Jailed, Order, SIBLING};
 pub(crate) struct Targets {
     /// Of the main thread, with which it ends.
     _sibling: Jailed,
-    _listener: UnixListener,
+    _sockets: (UnixListener, UnixDatagram),
 }
 
 /// Sets everything up.
 pub(crate) fn stand() -> Result<Targets, Failed> {
     let name = abstract_name(i32::try_from(std::process::id())?);
-    let listener = UnixListener::bind_addr(&SocketAddr::from_abstract_name(name)?)?;
+    let address = SocketAddr::from_abstract_name(name)?;
+    let sockets = (
+        UnixListener::bind_addr(&address)?,
+        UnixDatagram::bind_addr(&address)?,
+    );
     let sibling = Jailed::start(&Order::new("dev-vsock", &[])?)?;
     SIBLING.store(sibling.process.pid(), Ordering::Relaxed);
     Ok(Targets {
         _sibling: sibling,
-        _listener: listener,
+        _sockets: sockets,
     })
 }
 

@@ -4,7 +4,7 @@ use libc::{EFAULT, EPERM};
 
 use super::calls::make;
 use super::{Attempt, Filter, Host, Kill, Pass, Work, by, filtered, killed, landlock, passed};
-use crate::layers::Layer::{Kernel, Limits};
+use crate::layers::Layer::{Kernel, Limits, User};
 use crate::raw::call;
 
 const VMM_ONLY: [Filter; 3] = [Pass, Kill, Kill];
@@ -35,10 +35,6 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
     killed("make_secret_memory", &[], Host, |_| {
         make(libc::SYS_memfd_secret, &[&0])
     }),
-    killed("read_what_is_executed_as_data", &[], Host, |_| {
-        // READ_IMPLIES_EXEC, which makes every mapping code.
-        make(libc::SYS_personality, &[&0x40_0000])
-    }),
     killed("lock_memory", &[by(Limits, &[EPERM])], Work, |_| {
         let page = call(libc::SYS_mmap, &[&0, &4096, &3, &0x22, &-1, &0])?;
         make(libc::SYS_mlock, &[&page, &4096])
@@ -49,6 +45,10 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
     passed("reserve_more_memory_than_there_is", &[], Work, |_| {
         // MAP_NORESERVE, which takes none: 1 TiB.
         make(libc::SYS_mmap, &[&0, &(1_i64 << 40), &3, &0x4022, &-1, &0])
+    }),
+    passed("poison_memory", &[by(User, &[EPERM])], Host, |_| {
+        let page = call(libc::SYS_mmap, &[&0, &4096, &3, &0x22, &-1, &0])?;
+        make(libc::SYS_madvise, &[&page, &4096, &libc::MADV_HWPOISON])
     }),
     killed("handle_page_faults", &[], Host, |_| {
         make(libc::SYS_userfaultfd, &[&1])

@@ -7,7 +7,7 @@ use libc::{
     ENOENT, ENOTSOCK, EPERM, SOCK_DGRAM, SOCK_RAW, SOCK_STREAM,
 };
 
-use super::calls::{make, socket, words};
+use super::calls::{address, make, socket, words};
 use super::{Attempt, Host, Kill, Pass, Stop, Work, by, filtered, killed, landlock};
 use crate::component::Hands;
 use crate::layers::Layer::{Capabilities, Descriptors, Namespaces, Root};
@@ -33,6 +33,23 @@ fn reach(name: &[u8], what: libc::c_long, kind: i32) -> io::Result<()> {
     make(what, &[&socket, &&mut address[..], &length])
 }
 
+/// Sends a datagram, over one of a connected pair, to somebody else than the other one.
+fn send_past_its_pair(name: &[u8]) -> io::Result<()> {
+    let mut pair = [0_u64];
+    make(
+        libc::SYS_socketpair,
+        &[&AF_UNIX, &SOCK_DGRAM, &0, &&mut pair[..]],
+    )?;
+    let one = i64::try_from(pair[0] & 0xffff_ffff).unwrap_or(-1);
+    let (mut name, length) = unix(name);
+    let mut text = words::<1>(b"hello");
+    let mut vector = [address(&mut text), 5];
+    // `struct msghdr`.
+    let length = u64::from(length.unsigned_abs());
+    let mut message = [address(&mut name), length, address(&mut vector), 1, 0, 0, 0];
+    make(libc::SYS_sendmsg, &[&one, &&mut message[..], &0])
+}
+
 fn socketpair(domain: i32) -> io::Result<()> {
     let mut pair = [0_u64];
     make(
@@ -52,11 +69,8 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
         &[landlock(4, &[EACCES]), by(Namespaces, &[ENETUNREACH])],
         Host,
         |_| {
-            let socket = socket(AF_INET, SOCK_STREAM, 0)?;
-            make(
-                libc::SYS_connect,
-                &[&socket, &&mut LOOPBACK.clone()[..], &16],
-            )
+            let (socket, mut address) = (socket(AF_INET, SOCK_STREAM, 0)?, LOOPBACK);
+            make(libc::SYS_connect, &[&socket, &&mut address[..], &16])
         },
     ),
     killed("bind_a_port", &[landlock(4, &[EACCES])], Work, |_| {
@@ -69,11 +83,8 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
         &[by(Namespaces, &[ENETUNREACH])],
         Host,
         |_| {
-            let socket = socket(AF_INET, SOCK_DGRAM, 0)?;
-            make(
-                libc::SYS_connect,
-                &[&socket, &&mut LOOPBACK.clone()[..], &16],
-            )
+            let (socket, mut address) = (socket(AF_INET, SOCK_DGRAM, 0)?, LOOPBACK);
+            make(libc::SYS_connect, &[&socket, &&mut address[..], &16])
         },
     ),
     killed("make_a_socket_of_ipv4", &[], Work, |_| {
@@ -149,6 +160,20 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
         &[],
         Work,
         |_| socketpair(AF_UNIX),
+    ),
+    filtered(
+        [Kill, Pass, Kill],
+        "send_a_datagram_to_an_abstract_socket",
+        &[by(Namespaces, &[ECONNREFUSED]), landlock(6, &[EPERM])],
+        Work,
+        |hands| send_past_its_pair(format!("\0{}", targets::abstract_name(hands.host)).as_bytes()),
+    ),
+    filtered(
+        [Kill, Pass, Kill],
+        "send_a_datagram_to_a_socket_by_path",
+        &[by(Root, &[ENOENT])],
+        Work,
+        |hands| send_past_its_pair(hands.path("datagram")?.as_bytes_with_nul()),
     ),
     killed("make_a_pair_of_other_sockets", &[], Host, |_| {
         socketpair(libc::AF_TIPC)

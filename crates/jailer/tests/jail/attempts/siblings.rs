@@ -2,7 +2,7 @@
 
 use std::io;
 
-use libc::{EPERM, ESRCH, c_long};
+use libc::{ENOPROTOOPT, EPERM, ESRCH, c_long};
 
 use super::calls::{address, make};
 use super::{Attempt, Host, Stop, Work, by, by_name, killed, landlock, passed};
@@ -37,6 +37,16 @@ fn take_descriptor(pid: i32) -> io::Result<()> {
 fn signal_by_descriptor(pid: i32) -> io::Result<()> {
     let process = call(libc::SYS_pidfd_open, &[&pid, &0])?;
     make(libc::SYS_pidfd_send_signal, &[&process, &0, &0, &0])
+}
+
+/// A descriptor of the process that made the channel: SO_PEERPIDFD, Linux 6.5.
+fn hold_by_channel() -> io::Result<u64> {
+    let (mut process, mut length) = ([0_u64], [4_u64]);
+    make(
+        libc::SYS_getsockopt,
+        &[&3, &1, &77, &&mut process[..], &&mut length[..]],
+    )?;
+    Ok(process[0])
 }
 
 fn compare(pid: i32) -> io::Result<()> {
@@ -136,6 +146,25 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
     }),
     killed("signal_a_sibling_by_descriptor", SIGNALLED, Host, |hands| {
         signal_by_descriptor(hands.sibling)
+    }),
+    passed("hold_the_host_by_the_channel", &[], Work, |_| {
+        hold_by_channel().map(drop)
+    }),
+    killed(
+        "take_a_descriptor_by_the_channel",
+        &[landlock(1, &[EPERM, ENOPROTOOPT])],
+        Host,
+        |_| {
+            let process = i64::try_from(hold_by_channel()?).unwrap_or(-1);
+            make(libc::SYS_pidfd_getfd, &[&process, &0, &0])
+        },
+    ),
+    passed("read_the_cpus_of_the_host", NUMBERED, Work, |hands| {
+        let mut cpus = [0_u64; 128];
+        make(
+            libc::SYS_sched_getaffinity,
+            &[&hands.host, &1024, &&mut cpus[..]],
+        )
     }),
     killed("compare_with_the_host", TRACED, Host, |hands| {
         compare(hands.host)
