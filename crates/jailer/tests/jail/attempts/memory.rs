@@ -1,6 +1,6 @@
 //! Code, shared memory, and what the kernel offers around memory.
 
-use libc::{EFAULT, EPERM};
+use libc::{EFAULT, EINVAL, EPERM};
 
 use super::calls::make;
 use super::{Attempt, Filter, Host, Kill, Pass, Work, by, filtered, killed, landlock, passed};
@@ -46,7 +46,7 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
         // MAP_NORESERVE, which takes none: 1 TiB.
         make(libc::SYS_mmap, &[&0, &(1_i64 << 40), &3, &0x4022, &-1, &0])
     }),
-    passed("poison_memory", &[by(User, &[EPERM])], Host, |_| {
+    passed("poison_memory", &[by(User, &[EPERM, EINVAL])], Host, |_| {
         let page = call(libc::SYS_mmap, &[&0, &4096, &3, &0x22, &-1, &0])?;
         make(libc::SYS_madvise, &[&page, &4096, &libc::MADV_HWPOISON])
     }),
@@ -64,7 +64,7 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
     ),
     killed(
         "reorder_mapped_pages",
-        &[by(Kernel, &[libc::EINVAL])],
+        &[by(Kernel, &[EINVAL])],
         Host,
         |_| make(libc::SYS_remap_file_pages, &[&0, &0, &0, &0, &0]),
     ),

@@ -161,15 +161,13 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
         Work,
         |_| socketpair(AF_UNIX),
     ),
-    filtered(
-        [Kill, Pass, Kill],
+    killed(
         "send_a_datagram_to_an_abstract_socket",
         &[by(Namespaces, &[ECONNREFUSED]), landlock(6, &[EPERM])],
         Work,
         |hands| send_past_its_pair(format!("\0{}", targets::abstract_name(hands.host)).as_bytes()),
     ),
-    filtered(
-        [Kill, Pass, Kill],
+    killed(
         "send_a_datagram_to_a_socket_by_path",
         &[by(Root, &[ENOENT])],
         Work,

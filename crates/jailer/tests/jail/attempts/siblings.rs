@@ -147,7 +147,7 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
     killed("signal_a_sibling_by_descriptor", SIGNALLED, Host, |hands| {
         signal_by_descriptor(hands.sibling)
     }),
-    passed("hold_the_host_by_the_channel", &[], Work, |_| {
+    killed("hold_the_host_by_the_channel", &[], Host, |_| {
         hold_by_channel().map(drop)
     }),
     killed(
