@@ -5,7 +5,7 @@ use std::io;
 use libc::{ENOPROTOOPT, EPERM, ESRCH, c_long};
 
 use super::calls::{address, make};
-use super::{Attempt, Host, Stop, Work, by, by_name, killed, landlock, passed};
+use super::{Attempt, Host, Stop, Work, by, killed, landlock, passed};
 use crate::layers::Layer::Namespaces;
 use crate::raw::call;
 
@@ -172,7 +172,7 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
     killed("compare_with_a_sibling", TRACED, Host, |hands| {
         compare(hands.sibling)
     }),
-    by_name("read_the_hosts_limits", NUMBERED, Host, |hands| {
+    killed("read_the_hosts_limits", NUMBERED, Host, |hands| {
         read_limits(hands.host)
     }),
     killed("change_the_hosts_priority", NUMBERED, Host, |hands| {
