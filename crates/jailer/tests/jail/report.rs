@@ -135,15 +135,15 @@ fn alone(text: &mut String, rows: &[Row]) {
     for layer in layers {
         let mut names = BTreeMap::<_, Vec<_>>::new();
         for group in rows.chunks(COMPONENTS.len()) {
-            let only = |row: &&Row| row.only() == Some(layer);
-            let of = who(&group.iter().filter(only).collect::<Vec<_>>());
-            let end = group[0].ending();
-            names
-                .entry((of, end))
-                .or_default()
-                .push(words(group[0].name));
+            let alike: Vec<_> = group
+                .iter()
+                .filter(|row| row.only() == Some(layer))
+                .collect();
+            if let Some(first) = alike.first() {
+                let key = (who(&alike), first.ending());
+                names.entry(key).or_default().push(words(first.name));
+            }
         }
-        names.retain(|(of, _), _| !of.is_empty());
         for ((of, end), names) in names {
             let name = layer.map_or("nothing", Layer::name);
             let _ = writeln!(text, "| {name} | {of} | {end} | {} |", names.join("; "));
