@@ -10,6 +10,7 @@ use landlock::{
 };
 use policy::{Policy, Proc};
 
+use crate::layers::{self, Layer};
 use crate::sys::{self, Configure};
 use crate::{Error, Result};
 
@@ -69,10 +70,14 @@ pub fn confine(policy: &'static Policy, grants: &[Grant<'_>]) -> Result<Confined
     #[cfg(feature = "trace")]
     let record = crate::trace::record(policy)
         .map_err(|error| Error::Confine("make a record of its system calls", "", error))?;
-    enter_empty_root()?;
-    drop_capabilities(policy)?;
+    if layers::closed(Layer::Root) {
+        enter_empty_root()?;
+    }
+    if layers::closed(Layer::Capabilities) {
+        drop_capabilities(policy)?;
+    }
     gain_no_privileges()?;
-    let landlock_complete = restrict_paths(policy, grants)?;
+    let landlock_complete = layers::closed(Layer::Landlock) && restrict_paths(policy, grants)?;
     hide_memory()?;
     #[cfg(not(feature = "trace"))]
     filter_calls(policy)?;

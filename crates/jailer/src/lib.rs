@@ -21,9 +21,13 @@
 #[cfg(all(feature = "test-jail-off", not(debug_assertions)))]
 compile_error!("the feature `test-jail-off` is for debugging and must not be in a release build");
 
+#[cfg(all(feature = "test-layers", not(debug_assertions)))]
+compile_error!("the feature `test-layers` is for tests and must not be in a release build");
+
 mod child;
 mod identity;
 mod inside;
+mod layers;
 mod outside;
 mod process;
 mod program;
@@ -36,6 +40,8 @@ use std::io;
 
 pub use identity::effective as effective_identity;
 pub use inside::{Access, Confined, Grant, confine};
+#[cfg(feature = "test-layers")]
+pub use layers::{Layer, leave_out};
 pub use outside::{Launch, spawn};
 pub use process::{Exit, Process};
 pub use program::{Program, execute};

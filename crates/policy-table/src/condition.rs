@@ -24,7 +24,13 @@ const SYMBOLS: &[(&str, u64)] = &[
     ("NULL", 0),
     ("PROT_EXEC", libc::PROT_EXEC as u64),
     ("AF_UNIX", libc::AF_UNIX as u64),
+    // The type of a socket without its flags (`linux/net.h`).
+    ("SOCK_TYPE_MASK", 0xf),
+    ("SOCK_STREAM", libc::SOCK_STREAM as u64),
     ("SOL_SOCKET", libc::SOL_SOCKET as u64),
+    ("SO_DOMAIN", libc::SO_DOMAIN as u64),
+    ("SO_ERROR", libc::SO_ERROR as u64),
+    ("SO_TYPE", libc::SO_TYPE as u64),
     ("SO_RCVTIMEO", libc::SO_RCVTIMEO as u64),
     ("SO_SNDTIMEO", libc::SO_SNDTIMEO as u64),
     ("PR_SET_NAME", libc::PR_SET_NAME as u64),

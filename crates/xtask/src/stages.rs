@@ -61,6 +61,8 @@ impl Stage {
                 "--workspace",
                 "--exclude",
                 "tests",
+                "--features",
+                "jailer/test-layers",
                 "--no-fail-fast",
             ])),
             // A host without any KVM has it in the testbed.

@@ -1,21 +1,29 @@
 //! The component's side: confined as a real one, then hostile by order.
 
 use std::error::Error;
+use std::ffi::CString;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 
 use handoff::Launched;
 use jailer::{Access, Grant};
-use policy::{Identity, Instruction, Policy};
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::Mode;
 
 use crate::host::{Deed, Order};
+use crate::layers::{self, Layer};
 use crate::{attempts, duties};
 
 /// What the hostile code has in its hands.
 pub(crate) struct Hands {
     /// The host's process id, in the host's namespace.
     pub(crate) host: i32,
+    /// Another component's process id, in the host's namespace.
+    pub(crate) sibling: i32,
+    /// The path, on the host, of a directory that anybody may use but for the jail. It holds
+    /// `secret`, `beside/`, and what `root` is.
+    pub(crate) outside: String,
     /// A directory of the host's. Only dev-fs is granted what is below it.
     pub(crate) root: OwnedFd,
     /// `/proc/self/fd`, where the policy has it.
@@ -26,13 +34,12 @@ pub(crate) struct Hands {
     pub(crate) many_users: bool,
 }
 
-/// A filter that allows everything: `BPF_RET | BPF_K` with `SECCOMP_RET_ALLOW`.
-const ALLOW_ALL: [Instruction; 1] = [Instruction {
-    code: 0x06,
-    jt: 0,
-    jf: 0,
-    k: 0x7fff_0000,
-}];
+impl Hands {
+    /// The path, on the host, of something in `outside`.
+    pub(crate) fn path(&self, name: &str) -> io::Result<CString> {
+        Ok(CString::new(format!("{}/{name}", self.outside))?)
+    }
+}
 
 /// Serves orders until the host is gone.
 pub(crate) fn main() -> ExitCode {
@@ -51,23 +58,22 @@ fn serve() -> Result<(), Box<dyn Error>> {
         mut resources,
         answer,
     } = handoff::launched::<Order>()?;
-    let root = resources.take("root")?;
-    let policy = choose(&config).ok_or("no such policy")?;
+    let mut root = resources.take("root")?;
+    let policy = layers::policy(&config.component, &config.without).ok_or("no such policy")?;
     // Before the jail: whether user 1 exists in this namespace.
-    let many_users = policy.identity.value == Identity::All
-        && std::fs::read_to_string("/proc/self/uid_map")?
-            .split_whitespace()
-            .nth(2)
-            .is_some_and(|count| count != "1");
-    let grants = [Grant {
+    let many_users = layers::has_many_users(policy);
+    let serves = config.component == "dev-fs";
+    if serves && !config.without.contains(&Layer::Subtree) {
+        // As the real one does.
+        let tree = jailer::subtree(root.as_fd(), Access::ReadWrite)?;
+        root = openat(&tree, ".", OFlag::O_DIRECTORY, Mode::empty())?;
+    }
+    let grant = Grant {
         fd: root.as_fd(),
         access: Access::ReadWrite,
-    }];
-    let grants = if config.component == "dev-fs" {
-        &grants[..]
-    } else {
-        &[]
     };
+    let grants = if serves { &[grant][..] } else { &[] };
+    layers::leave_out(&config.without);
     let confined = match jailer::confine(policy, grants) {
         Ok(confined) => confined,
         Err(error) => {
@@ -78,6 +84,8 @@ fn serve() -> Result<(), Box<dyn Error>> {
     let control = answer.ready()?;
     let hands = Hands {
         host: config.host,
+        sibling: config.sibling,
+        outside: config.outside,
         root,
         kvm: resources.take("kvm").ok(),
         proc_self_fd: confined.proc_self_fd,
@@ -92,19 +100,6 @@ fn serve() -> Result<(), Box<dyn Error>> {
         control.send(&number(&result), &[])?;
     }
     Ok(())
-}
-
-/// The policy, or the policy with the filter of system calls left open.
-fn choose(order: &Order) -> Option<&'static Policy> {
-    let policy = policy::component(&order.component)?;
-    if !order.unfiltered {
-        return Some(policy);
-    }
-    Some(Box::leak(Box::new(Policy {
-        refuse: &ALLOW_ALL,
-        allow: &ALLOW_ALL,
-        ..*policy
-    })))
 }
 
 /// 0, or the error's number.

@@ -49,6 +49,25 @@ const DUTIES: &[Duty] = &[
             ensure(file.metadata()?.is_dir())
         },
     ),
+    ("a_socket_says_what_it_is", &COMPONENTS, |_| {
+        for (option, value) in [
+            (libc::SO_DOMAIN, libc::AF_UNIX),
+            (libc::SO_TYPE, libc::SOCK_SEQPACKET),
+            (libc::SO_ERROR, 0),
+        ] {
+            let (mut seen, mut length) = ([0_u64], [4_u64]);
+            call(
+                libc::SYS_getsockopt,
+                &[&3, &1, &option, &&mut seen[..], &&mut length[..]],
+            )?;
+            ensure(seen == [u64::from(value.unsigned_abs())])?;
+        }
+        Ok(())
+    }),
+    ("the_limit_of_descriptors_is_read", &["dev-fs"], |_| {
+        let (_, hard) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)?;
+        ensure(hard > 0)
+    }),
     ("guest_memory_is_made_and_sealed", &["vmm"], guest_memory),
     ("kvm_answers", &["vmm"], kvm),
     ("streams_are_made", &["dev-vsock"], streams),
@@ -83,7 +102,7 @@ pub(crate) fn trials() -> Vec<Trial> {
                 format!("{component}::duty::{name}"),
                 move || {
                     let deed = Deed::Duty((*name).to_owned());
-                    match host::perform(component, false, &deed)? {
+                    match host::perform(component, &[], &deed)? {
                         Outcome::Done => Ok(()),
                         other => Err(format!("{other:?}").into()),
                     }

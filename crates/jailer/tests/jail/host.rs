@@ -1,8 +1,11 @@
 //! The host's side: starts this binary in a jail and hears what became of its orders.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
 use handoff::Channel;
@@ -10,11 +13,16 @@ use jailer::{Exit, Launch, Process};
 use libtest_mimic::Failed;
 use serde::{Deserialize, Serialize};
 
+use crate::layers::{self, Layer};
+
 /// What the component is called, and recognises itself by.
 pub(crate) const TITLE: &str = "hostile-stand-in";
 
 /// Longer than anything here takes.
 const SOON: Duration = Duration::from_secs(60);
+
+/// The process id of a component that lives as long as the tests do.
+pub(crate) static SIBLING: AtomicI32 = AtomicI32::new(0);
 
 /// Every component that has a policy.
 pub(crate) const COMPONENTS: [&str; 3] = ["vmm", "dev-vsock", "dev-fs"];
@@ -24,10 +32,27 @@ pub(crate) const COMPONENTS: [&str; 3] = ["vmm", "dev-vsock", "dev-fs"];
 pub(crate) struct Order {
     /// Whose policy it gets.
     pub(crate) component: String,
-    /// Leave system calls unfiltered, to see whether the other layers hold.
-    pub(crate) unfiltered: bool,
+    /// Layers to leave out, to see whether the others hold.
+    pub(crate) without: Vec<Layer>,
     /// The host's process id.
     pub(crate) host: i32,
+    /// Another component's process id.
+    pub(crate) sibling: i32,
+    /// The directory around the shared one.
+    pub(crate) outside: String,
+}
+
+impl Order {
+    /// A component in the whole jail, but for `without`.
+    pub(crate) fn new(component: &str, without: &[Layer]) -> Result<Self, Failed> {
+        Ok(Self {
+            component: component.to_owned(),
+            without: without.to_vec(),
+            host: i32::try_from(std::process::id())?,
+            sibling: SIBLING.load(Ordering::Relaxed),
+            outside: String::new(),
+        })
+    }
 }
 
 /// What it is to do once the jail is closed.
@@ -59,17 +84,24 @@ pub(crate) struct Jailed {
     log: File,
     /// Holds `shared`, which the component gets as `root`, and `secret` beside it.
     pub(crate) directory: tempfile::TempDir,
+    /// `socket` and `datagram` in it.
+    _sockets: (UnixListener, UnixDatagram),
 }
 
 impl Jailed {
     /// Starts this binary under the policy of `order`.
     pub(crate) fn start(order: &Order) -> Result<Self, Failed> {
-        let policy = policy::component(&order.component).ok_or("no such policy")?;
+        let policy = layers::policy(&order.component, &order.without).ok_or("no such policy")?;
         let (host, component) = Channel::pair()?;
-        let directory = tempfile::tempdir()?;
-        std::fs::create_dir(directory.path().join("shared"))?;
-        std::fs::write(directory.path().join("shared/inside"), "inside")?;
-        std::fs::write(directory.path().join("secret"), "secret")?;
+        let (directory, sockets) = furnish()?;
+        let order = Order {
+            outside: directory
+                .path()
+                .to_str()
+                .ok_or("a strange path")?
+                .to_owned(),
+            ..order.clone()
+        };
         let root = File::open(directory.path().join("shared"))?;
         let program = File::open(std::env::current_exe()?)?;
         let (log, stderr) = std::io::pipe()?;
@@ -86,11 +118,12 @@ impl Jailed {
             channel: host,
             log: File::from(std::os::fd::OwnedFd::from(log)),
             directory,
+            _sockets: sockets,
         };
         let kvm = open_kvm().ok().filter(|_| order.component == "vmm");
         let mut resources: Vec<(String, BorrowedFd<'_>)> = vec![("root".to_owned(), root.as_fd())];
         resources.extend(kvm.as_ref().map(|kvm| ("kvm".to_owned(), kvm.as_fd())));
-        handoff::start(&jailed.channel, order, &resources)?;
+        handoff::start(&jailed.channel, &order, &resources)?;
         match handoff::await_ready(&jailed.channel, SOON) {
             Ok(()) => Ok(jailed),
             Err(error) => {
@@ -127,12 +160,29 @@ pub(crate) fn open_kvm() -> std::io::Result<File> {
     File::options().read(true).write(true).open("/dev/kvm")
 }
 
-/// Starts a component, has it do one thing, and ends it.
-pub(crate) fn perform(component: &str, unfiltered: bool, deed: &Deed) -> Result<Outcome, Failed> {
-    let order = Order {
-        component: component.to_owned(),
-        unfiltered,
-        host: i32::try_from(std::process::id())?,
-    };
-    Jailed::start(&order)?.perform(deed)
+/// A directory with things that anybody may use: only the jail is in the way.
+fn furnish() -> Result<(tempfile::TempDir, (UnixListener, UnixDatagram)), Failed> {
+    let directory = tempfile::tempdir()?;
+    let path = |name: &str| directory.path().join(name);
+    std::fs::create_dir(path("shared"))?;
+    std::fs::create_dir(path("beside"))?;
+    for name in ["shared/inside", "beside/file", "secret"] {
+        std::fs::write(path(name), "inside")?;
+        std::fs::set_permissions(path(name), Permissions::from_mode(0o666))?;
+    }
+    std::os::unix::fs::symlink(path("secret"), path("shared/link"))?;
+    for name in ["", "shared", "beside"] {
+        std::fs::set_permissions(path(name), Permissions::from_mode(0o777))?;
+    }
+    let listener = UnixListener::bind(path("socket"))?;
+    let datagrams = UnixDatagram::bind(path("datagram"))?;
+    for name in ["socket", "datagram"] {
+        std::fs::set_permissions(path(name), Permissions::from_mode(0o666))?;
+    }
+    Ok((directory, (listener, datagrams)))
+}
+
+/// Starts a component without some layers, has it do one thing, and ends it.
+pub(crate) fn perform(component: &str, without: &[Layer], deed: &Deed) -> Result<Outcome, Failed> {
+    Jailed::start(&Order::new(component, without)?)?.perform(deed)
 }

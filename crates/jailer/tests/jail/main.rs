@@ -8,9 +8,13 @@ mod attempts;
 mod component;
 mod duties;
 mod host;
+mod layers;
 mod raw;
+mod report;
 mod state;
+mod targets;
 
+use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
@@ -29,13 +33,23 @@ fn main() -> ExitCode {
     let mut trials = attempts::trials();
     trials.extend(duties::trials());
     trials.extend(state::trials());
+    trials.extend(report::trials());
     if nix::unistd::Uid::effective().is_root() {
         trials.push(Trial::test(
             "everything_here_holds_for_an_ordinary_user",
             as_ordinary_user,
         ));
     }
-    libtest_mimic::run(&arguments, trials).exit_code()
+    let targets = match targets::stand() {
+        Ok(targets) => targets,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "{error:?}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = libtest_mimic::run(&arguments, trials).exit_code();
+    drop(targets);
+    code
 }
 
 /// Runs this binary again as an ordinary user.

@@ -76,3 +76,14 @@ pub(crate) fn fork(flags: i32) -> io::Result<()> {
     }
     Ok(())
 }
+
+/// Keeps glibc from a heap for each thread: to count the CPUs for that, it opens a file.
+#[cfg(target_env = "gnu")]
+pub(crate) fn one_heap() {
+    // SAFETY: integers only.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+}
+
+/// Other C libraries have one anyway.
+#[cfg(not(target_env = "gnu"))]
+pub(crate) fn one_heap() {}

@@ -1,0 +1,67 @@
+//! More than its share.
+
+use std::io::{self, Write};
+use std::time::{Duration, Instant};
+
+use libc::{EAGAIN, EMFILE};
+
+use super::{Attempt, Host, Pass, Work, by, passed};
+use crate::component::Hands;
+use crate::layers::Layer::Limits;
+use crate::raw::{call, one_heap};
+
+/// More threads than any policy allows.
+const THREADS: usize = 1200;
+
+fn descriptors(hands: &Hands) -> io::Result<()> {
+    // The limit is at most a million.
+    for _ in 0..2_000_000 {
+        call(libc::SYS_fcntl, &[&&hands.root, &libc::F_DUPFD_CLOEXEC, &0])?;
+    }
+    Ok(())
+}
+
+fn threads(_: &Hands) -> io::Result<()> {
+    one_heap();
+    for _ in 0..THREADS {
+        std::thread::Builder::new()
+            .stack_size(1 << 14)
+            .spawn(std::thread::park)?;
+    }
+    Ok(())
+}
+
+pub(super) const ATTEMPTS: &[Attempt] = &[
+    passed(
+        "use_all_descriptors",
+        &[by(Limits, &[EMFILE])],
+        Host,
+        descriptors,
+    ),
+    Attempt {
+        name: "start_threads_without_end",
+        filter: [Pass; 3],
+        stops: [
+            &[by(Limits, &[EAGAIN])],
+            &[by(Limits, &[EAGAIN])],
+            // User 0 of the first namespace, which dev-fs is if root starts it, has no such limit.
+            &[],
+        ],
+        end: Host,
+        what: threads,
+    },
+    passed("run_without_end", &[], Work, |_| {
+        let begin = Instant::now();
+        while begin.elapsed() < Duration::from_millis(20) {}
+        Ok(())
+    }),
+    passed("fill_memory", &[], Work, |_| {
+        let block = vec![1_u8; 1 << 26];
+        std::hint::black_box(&block);
+        Ok(())
+    }),
+    passed("fill_the_log", &[], Work, |_| {
+        // Less than the pipe holds: nobody reads it here.
+        io::stderr().write_all(&[b'x'; 1 << 12])
+    }),
+];
