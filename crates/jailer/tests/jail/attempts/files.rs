@@ -93,13 +93,18 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
         "create_a_file_in_the_root",
         &[by(Root, &[EROFS]), landlock(1, &[EACCES])],
         Host,
-        |_| open(c"/x", O_CREAT | O_WRONLY),
+        |_| open(c"/crumble-hostile-file", O_CREAT | O_WRONLY),
     ),
     by_name(
         "make_a_directory_in_the_root",
         &[by(Root, &[EROFS]), landlock(1, &[EACCES])],
         Host,
-        |_| make(libc::SYS_mkdirat, &[&AT_FDCWD, &c"/x", &0o777]),
+        |_| {
+            make(
+                libc::SYS_mkdirat,
+                &[&AT_FDCWD, &c"/crumble-hostile-directory", &0o777],
+            )
+        },
     ),
     by_name("stat_a_file_of_the_host", UNSEEN, Work, |hands| {
         let (path, mut buffer) = (hands.path("secret")?, [0_u64; 64]);
