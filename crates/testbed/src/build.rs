@@ -44,6 +44,7 @@ pub const PRODUCTS: &[Product] = &[
     product("dev-fs", "crumble-dev-fs", true),
     product("dev-vsock", VSOCK, true),
     product("agent", AGENT, true),
+    product("crumble-jailer", "crumble-jailer", true),
     product("quest", "quest", false),
     product("testbed", KEEPER, false),
 ];
