@@ -107,7 +107,7 @@ fn serve(init_at: u64, setup: Result<()>) -> Result<()> {
     // Commands are expendable when memory runs out, the line to the host is not.
     let _ = fs::write("/proc/self/oom_score_adj", "-1000");
     let listener = vsock::listener(PORT)?;
-    let setup = setup.map_err(|error| error.text());
+    let setup = setup.map_err(|error| wire::chain(&error));
     let failed = setup.is_err();
     announce(&Ready {
         version: VERSION,
@@ -152,7 +152,7 @@ fn reap(server: Pid) -> ! {
 
 /// Writes to the kernel's log, as an error, which reaches the console.
 fn report(error: &Error) {
-    let line = format!("<3>crumble-agent: {}\n", error.text());
+    let line = format!("<3>crumble-agent: {}\n", wire::chain(&error));
     // Nobody is left to be told that this failed.
     let _ = fs::write("/dev/kmsg", line);
 }

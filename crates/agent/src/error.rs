@@ -1,7 +1,5 @@
 //! What can go wrong in the guest.
 
-use std::error::Error as _;
-
 use nix::errno::Errno;
 use wire::agent::{Failure, FailureKind};
 
@@ -40,18 +38,6 @@ pub(crate) enum Error {
 }
 
 impl Error {
-    /// The whole chain on one line.
-    pub(crate) fn text(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = self.source();
-        while let Some(error) = cause {
-            text.push_str(": ");
-            text.push_str(&error.to_string());
-            cause = error.source();
-        }
-        text
-    }
-
     pub(crate) fn failure(&self) -> Failure {
         let kind = match self {
             Self::NotFound { .. } | Self::NoInterpreter { .. } => FailureKind::NotFound,
@@ -61,7 +47,7 @@ impl Error {
         };
         Failure {
             kind,
-            message: self.text(),
+            message: wire::chain(self),
         }
     }
 }

@@ -39,19 +39,6 @@ pub(crate) enum Error {
     Handoff(#[from] handoff::Error),
 }
 
-impl Error {
-    /// It and its causes.
-    pub(crate) fn in_one_line(&self) -> String {
-        let mut line = self.to_string();
-        let mut cause = std::error::Error::source(self);
-        while let Some(error) = cause {
-            line.push_str(&format!(": {error}"));
-            cause = error.source();
-        }
-        line
-    }
-}
-
 /// Names a file in an error.
 pub(crate) fn file(
     what: &'static str,

@@ -32,7 +32,7 @@ fn main() -> ExitCode {
     };
     done.map_or_else(
         |error| {
-            eprintln!("crumble-jailer: {}", error.in_one_line());
+            eprintln!("crumble-jailer: {}", wire::chain(&error));
             ExitCode::from(NOT_STARTED)
         },
         ExitCode::from,

@@ -105,12 +105,7 @@ fn confine<B: Builder>(builder: &B) -> Result<Confined, JailError> {
 
 /// Writes the error and its causes to the log as one line.
 fn fail<B: Builder>(code: u8, error: &dyn Error) -> ExitCode {
-    let mut line = format!("{}: {error}", B::COMPONENT);
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        line.push_str(&format!(": {error}"));
-        cause = error.source();
-    }
+    let line = format!("{}: {}", B::COMPONENT, wire::chain(error));
     report(&line);
     ExitCode::from(code)
 }

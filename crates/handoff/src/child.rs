@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::error::Error as StdError;
-use std::fmt::Write;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -111,13 +110,7 @@ impl Answer {
 
     /// Tells the host why the component cannot begin: the error and its causes.
     pub fn refuse(self, error: &dyn StdError) {
-        let mut reason = error.to_string();
-        let mut cause = error.source();
-        while let Some(error) = cause {
-            // Writing to a string does not fail.
-            let _ = write!(reason, ": {error}");
-            cause = error.source();
-        }
+        let reason = wire::chain(error);
         // A host that is gone does not need to know.
         let _ = self.channel.send(&Reply::Failed(reason), &[]);
     }

@@ -14,7 +14,8 @@ const PAYLOAD_LENGTH: usize = 0x24c;
 const LIMIT: u64 = 1 << 30;
 
 /// Whether these are the first bytes (at least 0x250) of a bzImage.
-pub(crate) fn is_bzimage(bytes: &[u8]) -> bool {
+#[must_use]
+pub fn is_bzimage(bytes: &[u8]) -> bool {
     bytes
         .get(MAGIC.0..)
         .is_some_and(|rest| rest.starts_with(MAGIC.1))
@@ -22,7 +23,8 @@ pub(crate) fn is_bzimage(bytes: &[u8]) -> bool {
 }
 
 /// The kernel's release, the first word of its version string.
-pub(crate) fn release(bytes: &[u8]) -> Option<String> {
+#[must_use]
+pub fn release(bytes: &[u8]) -> Option<String> {
     let at = usize::from(u16_at(bytes, VERSION_STRING)?).checked_add(0x200)?;
     let text = bytes
         .get(at..)?
@@ -33,7 +35,10 @@ pub(crate) fn release(bytes: &[u8]) -> Option<String> {
 }
 
 /// Unpacks the ELF kernel.
-pub(crate) fn unpack(image: &[u8]) -> Result<Vec<u8>, String> {
+///
+/// # Errors
+/// What is wrong with the header or the payload, in words.
+pub fn unpack(image: &[u8]) -> Result<Vec<u8>, String> {
     let payload = payload(image).ok_or("its setup header does not describe its payload")?;
     let kernel = match payload {
         [0x02, 0x21, 0x4c, 0x18, ..] => lz4_legacy(payload)?,

@@ -15,7 +15,7 @@
     clippy::arithmetic_side_effects
 )]
 
-mod bzimage;
+pub mod bzimage;
 mod cache;
 pub mod cpio;
 mod distribution;

@@ -62,7 +62,7 @@ pub fn keep(workspace: &Path, number: usize, bin_dir: &Path) -> Result<()> {
     };
     let result = keep_locked(&place, workspace, bin_dir);
     if let Err(error) = &result {
-        say(&chain(error));
+        say(&wire::chain(error));
     }
     // What went wrong can be read there.
     place.remove(result.is_err());
@@ -282,15 +282,4 @@ impl Keeper {
         }
         Ok(true)
     }
-}
-
-/// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        line.push_str(&format!(": {error}"));
-        cause = error.source();
-    }
-    line
 }

@@ -14,7 +14,6 @@ use wire::vmm::{Config, End, Event, Request, Stats};
 use crate::{
     Error,
     machine::{self, Machine, Parts},
-    vcpu::chain,
 };
 
 /// The name of the policy.
@@ -54,7 +53,7 @@ pub fn run() -> ExitCode {
     let end = listen(&channel, tell.clone())
         .and_then(|()| machine::start(parts, &tell))
         .map(|machine| serve(&machine, &channel, &inputs, began))
-        .unwrap_or_else(|error| End::Failed(chain(&error)));
+        .unwrap_or_else(|error| End::Failed(wire::chain(&error)));
     let code = ExitCode::from(end.exit_code());
     // A supervisor that is gone does not need to know.
     let _ = channel.send(&Event::Ended(end), &[]);
@@ -90,7 +89,7 @@ fn launch() -> Result<(Parts, Channel), ExitCode> {
 /// Writes the reason to the log.
 fn fail(error: &dyn std::error::Error) -> ExitCode {
     // A log that is gone is nobody's to read.
-    let _ = writeln!(io::stderr(), "vmm: {}", chain(error));
+    let _ = writeln!(io::stderr(), "vmm: {}", wire::chain(error));
     ExitCode::from(EXIT_LAUNCH)
 }
 

@@ -22,7 +22,7 @@ fn run(vcpu: &mut impl Vcpu, bus: &Bus, exits: &Exits) -> End {
     loop {
         let exit = match vcpu.run() {
             Ok(exit) => exit,
-            Err(error) => return End::Failed(chain(&error)),
+            Err(error) => return End::Failed(wire::chain(&error)),
         };
         exits.count(exit.kind());
         match exit {
@@ -55,13 +55,6 @@ fn emulation_failure(vcpu: &mut impl Vcpu) -> String {
         ),
         Err(error) => format!("KVM could not emulate an instruction, nor tell which: {error}"),
     }
-}
-
-/// An error and its causes in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| (*error).source());
-    let texts: Vec<_> = causes.map(ToString::to_string).collect();
-    texts.join(": ")
 }
 
 #[cfg(test)]

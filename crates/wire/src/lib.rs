@@ -39,6 +39,14 @@ pub enum Error {
     Io(#[from] std::io::Error),
 }
 
+/// An error and its causes on one line, as they travel in a message or go to a log.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| (*error).source());
+    let texts: Vec<_> = causes.map(ToString::to_string).collect();
+    texts.join(": ")
+}
+
 /// Encodes one message.
 ///
 /// # Errors

@@ -51,6 +51,9 @@ pub(crate) enum Error {
         #[source]
         source: io::Error,
     },
+    /// There is no such fuzz target.
+    #[error("there is no fuzz target `{0}`; `cargo xtask fuzz` lists them")]
+    Target(String),
     /// There is no policy for it.
     #[error("there is no component `{0}`; the components are those of crates/policy/policies")]
     Component(String),

@@ -11,6 +11,7 @@ mod bench;
 mod command;
 mod deps;
 mod error;
+mod fuzz;
 mod house;
 mod jail;
 mod kernel;
@@ -88,6 +89,8 @@ enum Task {
         #[command(subcommand)]
         action: jail::Action,
     },
+    /// Feed what the other side may send, made up by libFuzzer, to what parses it.
+    Fuzz(fuzz::Plan),
     /// Print how the code stands to the house's aims.
     House,
     /// Formatting, clippy without warnings, and `deps`.
@@ -106,6 +109,7 @@ fn main() -> ExitCode {
         Task::Kernel { jobs } => kernel::build(jobs),
         Task::Deps => deps::check(),
         Task::Jail { action } => jail::act(action),
+        Task::Fuzz(plan) => fuzz::fuzz(&plan),
         Task::House => house::print(),
         Task::Lint => stages::lint(),
     };

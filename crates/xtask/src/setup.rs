@@ -41,6 +41,11 @@ pub(crate) fn for_machines(testbed: bool) -> Result<()> {
     }
 }
 
+/// What is needed to build the fuzz targets: libFuzzer is written in C++.
+pub(crate) fn for_fuzzing() -> Result<()> {
+    install(if in_path("c++") { &[] } else { &["g++"] })
+}
+
 /// Installs packages, if there are any to install.
 pub(crate) fn install(packages: &[&str]) -> Result<()> {
     let mut packages = packages.to_vec();

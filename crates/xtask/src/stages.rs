@@ -87,6 +87,14 @@ fn has_kvm() -> bool {
 pub(crate) fn lint() -> Result {
     let mut summary = Summary::default();
     summary.time("format", || exit_code(&mut cargo(&["fmt", "--check"])))?;
+    summary.time("format of fuzz", || {
+        exit_code(&mut cargo(&[
+            "fmt",
+            "--check",
+            "--manifest-path",
+            "fuzz/Cargo.toml",
+        ]))
+    })?;
     summary.time("clippy", || {
         exit_code(&mut cargo(&[
             "clippy",

@@ -102,7 +102,7 @@ pub(crate) const HOUSE: &[Row] = &[
     row(
         "crumble-jailer",
         4,
-        &["handoff", "jailer", "policy", "policy-table"],
+        &["handoff", "jailer", "policy", "policy-table", "wire"],
         &[],
     ),
     row(

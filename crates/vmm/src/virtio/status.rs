@@ -66,7 +66,7 @@ impl Status {
     pub(super) fn fail(&self, reason: &dyn StdError) {
         if self.end(Phase::Failed) {
             self.interrupts.needs_reset();
-            let (name, reason) = (self.name.clone(), chain(reason));
+            let (name, reason) = (self.name.clone(), wire::chain(reason));
             (self.report)(Event::DeviceFailed { name, reason });
         }
     }
@@ -107,15 +107,4 @@ impl Status {
     fn lock(&self) -> MutexGuard<'_, Phase> {
         self.phase.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// An error with its causes on one line.
-fn chain(error: &dyn StdError) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }

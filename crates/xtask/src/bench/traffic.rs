@@ -124,13 +124,7 @@ fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T> 
 
 /// An error of the library with its causes.
 pub(crate) fn failed(error: crumble::Error) -> Error {
-    let mut words = error.to_string();
-    let mut cause = std::error::Error::source(&error);
-    while let Some(error) = cause {
-        words.push_str(&format!(": {error}"));
-        cause = error.source();
-    }
-    measure(words)
+    measure(wire::chain(&error))
 }
 
 fn measure(why: String) -> Error {
