@@ -22,6 +22,7 @@ tests![
     a_guest_that_reboots_ends_the_machine,
     a_guest_that_panics_ends_the_machine,
     a_device_that_is_killed_is_named,
+    the_power_button_reaches_the_guest_s_kernel,
 ];
 
 fn send(child: &Child, signal: Signal) {
@@ -129,4 +130,28 @@ fn a_device_that_is_killed_is_named() {
         assert!(errors.contains("SIGKILL"), "{title}: {errors}");
         all_gone(&processes);
     }
+}
+
+fn the_power_button_reaches_the_guest_s_kernel() {
+    let machine = machine("host");
+    let say = |script: &str| {
+        let output = machine.command("sh").args(["-c", script]).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    // What it reports by is the generic event device of the ACPI tables.
+    let count = || {
+        let line = say("grep ACPI:Ged /proc/interrupts");
+        let count = line.split_whitespace().nth(1).map(str::parse::<u32>);
+        count
+            .unwrap_or_else(|| panic!("no event device: {line}"))
+            .unwrap()
+    };
+    assert!(
+        say("cat /sys/bus/acpi/devices/*/hid").contains("PNP0C0C"),
+        "there is a button"
+    );
+    let before = count();
+    machine.power_button().unwrap();
+    eventually("the guest is interrupted once", || count() == before + 1);
+    machine.shutdown().unwrap();
 }

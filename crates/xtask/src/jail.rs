@@ -222,8 +222,8 @@ mod tests {
         };
         let lines = [
             format!("{}", number("read")),
-            format!("{} 0=0x1", number("socketpair")),
-            format!("{} 0=0x2", number("socketpair")),
+            format!("{} 0=0x1 1=0x1", number("socketpair")),
+            format!("{} 0=0x2 1=0x1", number("socketpair")),
             "9999".to_owned(),
         ];
         let calls: BTreeSet<Seen> = lines.iter().map(|line| parse(line).unwrap()).collect();
@@ -235,7 +235,7 @@ mod tests {
         assert_eq!(
             denied,
             [
-                "socketpair (0x2, 0x0, 0x0, 0x0, 0x0, 0x0)",
+                "socketpair (0x2, 0x1, 0x0, 0x0, 0x0, 0x0)",
                 "system call 9999"
             ]
         );
