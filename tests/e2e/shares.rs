@@ -10,6 +10,7 @@ use crate::support::{fails, output, stdout, tests};
 tests![
     ten_thousand_files_are_read_and_written,
     owners_and_modes_are_kept,
+    every_kind_of_change_arrives,
     a_read_only_share_refuses_writes,
     several_shares_are_told_apart,
     nothing_outside_a_share_is_reached,
@@ -18,6 +19,13 @@ tests![
 
 fn share(directory: &tempfile::TempDir, options: &str) -> String {
     format!("{}:/share{options}", directory.path().display())
+}
+
+/// The arguments of a run of `script` in a share.
+const fn in_share<'a>(share: &'a str, script: &'a str) -> [&'a str; 9] {
+    [
+        "-v", share, "-w", "/share", "host", "--", "sh", "-c", script,
+    ]
 }
 
 fn ten_thousand_files_are_read_and_written() {
@@ -29,18 +37,10 @@ fn ten_thousand_files_are_read_and_written() {
     }
     // One process that reads each file and writes it under another name.
     let script = "mkdir out && cd in && cp -r . ../out && ls | wc -l";
-    let arguments = [
-        "-v",
-        &share(&directory, ""),
-        "-w",
-        "/share",
-        "host",
-        "--",
-        "sh",
-        "-c",
-        script,
-    ];
-    assert_eq!(stdout(&arguments).trim(), "10000");
+    assert_eq!(
+        stdout(&in_share(&share(&directory, ""), script)).trim(),
+        "10000"
+    );
     let output = directory.path().join("out");
     for number in 0..10_000 {
         let text = fs::read_to_string(output.join(format!("{number}"))).unwrap();
@@ -55,18 +55,10 @@ fn owners_and_modes_are_kept() {
     std::os::unix::fs::chown(&file, Some(1234), Some(2345)).unwrap();
     fs::set_permissions(&file, fs::Permissions::from_mode(0o4751)).unwrap();
     let script = "stat -c '%u %g %a' theirs; touch ours; chown 77:88 ours; chmod 2640 ours";
-    let arguments = [
-        "-v",
-        &share(&directory, ""),
-        "-w",
-        "/share",
-        "host",
-        "--",
-        "sh",
-        "-c",
-        script,
-    ];
-    assert_eq!(stdout(&arguments), "1234 2345 4751\n");
+    assert_eq!(
+        stdout(&in_share(&share(&directory, ""), script)),
+        "1234 2345 4751\n"
+    );
     let ours = fs::metadata(directory.path().join("ours")).unwrap();
     assert_eq!(
         (ours.uid(), ours.gid(), ours.mode() & 0o7777),
@@ -74,22 +66,37 @@ fn owners_and_modes_are_kept() {
     );
 }
 
+fn every_kind_of_change_arrives() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    fs::write(path("old"), "content").unwrap();
+    fs::write(path("gone"), "x").unwrap();
+    fs::create_dir(path("empty")).unwrap();
+    let script = "mv old new && rm gone && rmdir empty && mkdir made && ln new made/hard \
+        && ln -s ../new made/soft && mkfifo pipe && truncate -s 3 new && fallocate -l 8192 room \
+        && touch -d @86400 new && dd if=/dev/zero of=synced bs=1k count=3 conv=fsync 2>/dev/null \
+        && mv -T made moved && chmod 640 synced && sync -f synced && cat moved/soft";
+    assert_eq!(stdout(&in_share(&share(&directory, ""), script)), "con");
+    for gone in ["old", "gone", "empty", "made"] {
+        assert!(!path(gone).exists(), "{gone}");
+    }
+    let new = fs::metadata(path("new")).unwrap();
+    assert_eq!((new.nlink(), new.len(), new.mtime()), (2, 3, 86400));
+    assert_eq!(fs::metadata(path("moved/hard")).unwrap().ino(), new.ino());
+    let target = fs::read_link(path("moved/soft")).unwrap();
+    assert_eq!(target.to_str(), Some("../new"));
+    let pipe = fs::symlink_metadata(path("pipe")).unwrap().file_type();
+    assert!(std::os::unix::fs::FileTypeExt::is_fifo(&pipe));
+    assert_eq!(fs::metadata(path("room")).unwrap().len(), 8192);
+    let synced = fs::metadata(path("synced")).unwrap();
+    assert_eq!((synced.len(), synced.mode() & 0o777), (3072, 0o640));
+}
+
 fn a_read_only_share_refuses_writes() {
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join("file"), "x").unwrap();
     let script = "cat file; mount -o remount,rw /share; echo y > file || echo y > new";
-    let arguments = [
-        "-v",
-        &share(&directory, ":ro"),
-        "-w",
-        "/share",
-        "host",
-        "--",
-        "sh",
-        "-c",
-        script,
-    ];
-    let output = output(&arguments);
+    let output = output(&in_share(&share(&directory, ":ro"), script));
     assert!(!output.status.success());
     assert_eq!(output.stdout, b"x");
     assert_eq!(
