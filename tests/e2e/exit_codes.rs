@@ -1,13 +1,14 @@
 //! What a command's end becomes.
 
 use std::{
+    process::Command,
     thread,
     time::{Duration, Instant},
 };
 
 use crumble::Stdio;
 
-use crate::support::{fails, machine, output, tests};
+use crate::support::{fails, machine, output, programs, tests};
 
 tests![
     the_code_of_the_command_is_passed_on,
@@ -16,6 +17,7 @@ tests![
     a_command_that_does_not_exist_is_127,
     a_command_that_may_not_run_is_126,
     a_command_over_its_time_is_124,
+    doctor_is_content_where_machines_run,
 ];
 
 fn the_code_of_the_command_is_passed_on() {
@@ -71,4 +73,13 @@ fn a_command_over_its_time_is_124() {
         &["8s"],
     );
     assert!(began.elapsed() < Duration::from_secs(120));
+}
+
+fn doctor_is_content_where_machines_run() {
+    let output = Command::new(programs().join("crumble"))
+        .arg("doctor")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{text}");
 }

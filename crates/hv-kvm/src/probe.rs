@@ -84,8 +84,10 @@ pub fn may_be_emulated() -> bool {
 fn hint() -> &'static str {
     if fs::exists("/sys/module/kvm_pvm").unwrap_or(false) {
         " (it is KVM over PVM, which emulates a guest's kernel mode)"
-    } else {
+    } else if may_be_emulated() {
         " (the CPU has neither VMX nor SVM)"
+    } else {
+        ""
     }
 }
 
@@ -102,6 +104,9 @@ const PORT: u16 = 0x80;
 
 /// What Linux executes in kernel mode and an emulator may lack.
 const GUEST: &[u8] = &[
+    // PAE, OSFXSR and OSXMMEXCPT: without the second, SSE is undefined on every CPU.
+    0xb8, 0x20, 0x06, 0x00, 0x00, // mov eax, 0x620
+    0x0f, 0x22, 0xe0, // mov cr4, rax
     0x0f, 0x57, 0xc0, // xorps xmm0, xmm0
     0x66, 0x48, 0x0f, 0x7e, 0xc0, // movq rax, xmm0
     0xf0, 0x48, 0x0f, 0xc7, 0x0f, // lock cmpxchg16b [rdi]
