@@ -22,7 +22,12 @@ mod streams;
 mod support;
 mod users;
 
-use std::{env, process::ExitCode, sync::Arc};
+use std::{
+    env,
+    io::{self, Write},
+    process::ExitCode,
+    sync::Arc,
+};
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use testbed::{Here, Pool};
@@ -70,7 +75,9 @@ fn in_a_box(pool: &Pool, name: &str) -> Result<(), Failed> {
     }
     let [stdout, stderr] =
         [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-    Err(format!("exit code {}\n{stdout}{stderr}", output.code).into())
+    // At once: who stops the run half-way has seen why.
+    let _ = write!(io::stderr(), "{name} failed:\n{stdout}{stderr}");
+    Err(format!("exit code {}", output.code).into())
 }
 
 fn trials(body: impl Fn(String, fn()) -> Body) -> Vec<Trial> {

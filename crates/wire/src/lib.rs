@@ -2,7 +2,7 @@
 //!
 //! Each module holds the whole vocabulary of one boundary: [`agent`] between the host and the
 //! guest's init, [`vmm`] between the supervisor and the VMM, [`vsock`] between the supervisor and
-//! the vsock device. [`frame`] is how a message travels over a byte stream; over sockets that
+//! the vsock device, [`net`] between the network device and the dialer. [`frame`] is how a message travels over a byte stream; over sockets that
 //! keep message boundaries, [`encode`] and [`decode`] are enough.
 //!
 //! Every boundary separates trust: sizes are capped before anything is allocated, and a message
@@ -13,10 +13,11 @@
 pub mod agent;
 pub mod frame;
 pub mod fs;
+pub mod net;
 pub mod vmm;
 pub mod vsock;
 
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 
 /// The largest encoded message, in bytes. It leaves room for a command line and an environment as
 /// long as Linux takes them in practice, and bounds what a peer can make the other side allocate.
@@ -60,11 +61,20 @@ pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, Error> {
     Ok(bytes)
 }
 
+/// As [`encode`], into the beginning of `buffer`; how much of it.
+///
+/// # Errors
+/// [`Error::Malformed`] if it does not fit.
+pub fn encode_into<'b, T: Serialize>(message: &T, buffer: &'b mut [u8]) -> Result<&'b [u8], Error> {
+    let bytes = postcard::to_slice(message, buffer).map_err(Error::Malformed)?;
+    Ok(bytes)
+}
+
 /// Decodes exactly one message from `bytes`.
 ///
 /// # Errors
 /// [`Error::TooLong`], [`Error::Malformed`] or [`Error::Trailing`].
-pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
+pub fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Error> {
     if bytes.len() > MAX_MESSAGE {
         return Err(Error::TooLong(bytes.len()));
     }
