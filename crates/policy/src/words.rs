@@ -86,6 +86,7 @@ words! {
     /// Its number (`asm-generic/resource.h`, as x86-64 and arm64 use it).
     {
         Fsize = 1, "fsize";
+        Data = 2, "data";
         Core = 4, "core";
         Nproc = 6, "nproc";
         Nofile = 7, "nofile";

@@ -42,10 +42,13 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
     killed("lock_all_memory", &[by(Limits, &[EPERM])], Host, |_| {
         make(libc::SYS_mlockall, &[&2])
     }),
-    passed("reserve_more_memory_than_there_is", &[], Work, |_| {
+    passed(
+        "reserve_more_memory_than_there_is",
+        &[by(Limits, &[libc::ENOMEM])],
+        Work,
         // MAP_NORESERVE, which takes none: 1 TiB.
-        make(libc::SYS_mmap, &[&0, &(1_i64 << 40), &3, &0x4022, &-1, &0])
-    }),
+        |_| make(libc::SYS_mmap, &[&0, &(1_i64 << 40), &3, &0x4022, &-1, &0]),
+    ),
     passed("poison_memory", &[by(User, &[EPERM, EINVAL])], Host, |_| {
         let page = call(libc::SYS_mmap, &[&0, &4096, &3, &0x22, &-1, &0])?;
         make(libc::SYS_madvise, &[&page, &4096, &libc::MADV_HWPOISON])

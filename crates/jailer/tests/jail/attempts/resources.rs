@@ -3,12 +3,15 @@
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
-use libc::{EAGAIN, EMFILE};
+use libc::{EAGAIN, EMFILE, ENOMEM};
 
 use super::{Attempt, Host, Pass, Work, by, passed};
 use crate::component::Hands;
 use crate::layers::Layer::Limits;
 use crate::raw::{call, one_heap};
+
+/// 2 GiB: more private memory than any policy allows.
+const MEMORY: i64 = 1 << 31;
 
 /// More threads than any policy allows.
 const THREADS: usize = 1200;
@@ -27,6 +30,17 @@ fn threads(_: &Hands) -> io::Result<()> {
         std::thread::Builder::new()
             .stack_size(1 << 14)
             .spawn(std::thread::park)?;
+    }
+    Ok(())
+}
+
+/// Not touched, so that it costs the host nothing where no limit stops it.
+fn memory(_: &Hands) -> io::Result<()> {
+    const STEP: i64 = 1 << 26;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    let access = libc::PROT_READ | libc::PROT_WRITE;
+    for _ in 0..MEMORY / STEP {
+        call(libc::SYS_mmap, &[&0, &STEP, &access, &flags, &-1, &0])?;
     }
     Ok(())
 }
@@ -55,11 +69,12 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
         while begin.elapsed() < Duration::from_millis(20) {}
         Ok(())
     }),
-    passed("fill_memory", &[], Work, |_| {
-        let block = vec![1_u8; 1 << 26];
-        std::hint::black_box(&block);
-        Ok(())
-    }),
+    passed(
+        "take_memory_without_end",
+        &[by(Limits, &[ENOMEM])],
+        Work,
+        memory,
+    ),
     passed("fill_the_log", &[], Work, |_| {
         // Less than the pipe holds: nobody reads it here.
         io::stderr().write_all(&[b'x'; 1 << 12])
