@@ -1,9 +1,14 @@
 //! What `crumble inspect` says of machines that run.
 
 use std::{
+    fs,
+    io::{Write, stderr},
     os::unix::process::CommandExt,
+    path::PathBuf,
     process::{Child, Command, Output},
 };
+
+use crumble::host;
 
 use nix::{
     sys::signal::{Signal, kill},
@@ -12,12 +17,13 @@ use nix::{
 use serde_json::Value;
 
 use crate::{
-    support::{programs, running, tests, up, waiting},
+    support::{output, programs, running, tests, up, waiting},
     users::{ORDINARY, ordinary_home, run_as_ordinary},
 };
 
 tests![
     every_process_of_a_machine_is_jailed_as_its_policy_says,
+    every_component_is_in_a_group_with_limits,
     machines_are_listed_while_they_run,
     an_ordinary_user_inspects_machines,
 ];
@@ -87,6 +93,57 @@ fn is_jailed(name: &str, one: &Value) {
     }
     assert!(process["files"]["socket"].as_u64() >= Some(1), "{process}");
     assert!(process["private_bytes"].as_u64() > Some(0), "{process}");
+}
+
+fn every_component_is_in_a_group_with_limits() {
+    let place = |finding: host::Finding| (finding.what == "cgroups").then_some(finding);
+    let finding = host::examine().into_iter().find_map(place).unwrap();
+    if finding.verdict != host::Verdict::Good {
+        let _ = writeln!(
+            stderr(),
+            "nothing to see without cgroups: {}",
+            finding.detail
+        );
+        return;
+    }
+    let machine = running("");
+    let pid = machine.id().to_string();
+    let report = json(&inspect(&["--json", &pid]));
+    let mut groups = Vec::new();
+    for one in report["processes"].as_array().unwrap() {
+        let group = &one["process"]["cgroup"];
+        let directory = PathBuf::from(group["directory"].as_str().unwrap());
+        if one["role"] == "supervisor" {
+            continue;
+        }
+        for file in ["memory.max", "pids.max"] {
+            let limit: u64 = group["limits"][file].as_str().unwrap().parse().unwrap();
+            assert!(limit > 0, "{group}");
+        }
+        groups.push(directory);
+    }
+    // One each, side by side.
+    let machines_group = groups[0].parent().unwrap();
+    assert_eq!(groups.len(), 3);
+    assert!(
+        groups
+            .iter()
+            .all(|group| group.parent() == Some(machines_group))
+    );
+    let quota = fs::read_to_string(machines_group.join("cpu.max")).unwrap();
+    assert_eq!(quota, "300000 100000\n");
+    // A supervisor that is killed cannot clean up; the next one does.
+    end(machine);
+    assert!(machines_group.exists());
+    assert_eq!(output(&["busybox", "--", "true"]).status.code(), Some(0));
+    let left = fs::read_dir(machines_group.parent().unwrap()).unwrap();
+    let left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+    assert!(
+        !left
+            .iter()
+            .any(|name| name.to_string_lossy().starts_with("crumble-")),
+        "{left:?}"
+    );
 }
 
 fn machines_are_listed_while_they_run() {

@@ -17,7 +17,7 @@ use nix::{
 use crate::support::family;
 
 /// What the longest test takes on a slow host, several times.
-const LIMIT: Duration = Duration::from_secs(300);
+const LIMIT: Duration = Duration::from_secs(600);
 
 /// How long a test may take to fail once all that it waits for is dead.
 const GRACE: Duration = Duration::from_secs(30);

@@ -8,8 +8,8 @@ use std::{
 };
 
 use inspect::{
-    Capabilities, CapabilitySet, Dumpable, Examined, Expected, Field, HIDDEN, Ids, Inspection,
-    Limit, Machine, Namespace, Proc, Process, Rights, Role,
+    Capabilities, CapabilitySet, ControlGroup, Dumpable, Examined, Expected, Field, HIDDEN, Ids,
+    Inspection, Limit, Machine, Namespace, Proc, Process, Rights, Role,
 };
 use nix::unistd::Uid;
 use serde::Serialize;
@@ -136,6 +136,7 @@ impl Page {
         self.row("namespaces", namespaces(process));
         self.row("landlock", landlock_text(landlock, one.expected.as_ref()));
         self.row("limits", show(&process.limits, limits));
+        self.row("cgroup", show(&process.cgroup, cgroup));
         self.row("open files", files(process));
         let memory = |bytes: &u64| format!("{} KiB private", bytes >> 10);
         self.row("memory", show(&process.private_bytes, memory));
@@ -261,6 +262,14 @@ fn limits(limits: &std::collections::BTreeMap<&'static str, Limit>) -> String {
         })
     });
     limited.collect::<Vec<_>>().join(", ")
+}
+
+fn cgroup(group: &ControlGroup) -> String {
+    let limits = group.limits.iter();
+    let limits: Vec<_> = limits
+        .map(|(name, value)| format!(", {name} {value}"))
+        .collect();
+    format!("{}{}", group.directory, limits.concat())
 }
 
 fn files(process: &Process) -> String {

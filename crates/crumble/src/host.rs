@@ -7,6 +7,7 @@ use std::{
 };
 
 use hv_kvm::Host;
+use jailer::Delegation;
 use nix::unistd::{getegid, geteuid};
 use spec::Memory;
 
@@ -131,6 +132,7 @@ pub fn examine() -> Vec<Finding> {
         kvm(),
         user_namespaces(),
         landlock(),
+        cgroups(),
         user(),
         programs(),
         kernel(),
@@ -192,6 +194,32 @@ fn landlock() -> Finding {
     };
     Finding {
         what: "Landlock",
+        verdict,
+        detail,
+    }
+}
+
+fn cgroups() -> Finding {
+    let (verdict, detail) = match Delegation::find() {
+        Some(found) => {
+            let what = if found.limits_cpu() {
+                "memory, processes and CPU time"
+            } else {
+                "memory and processes"
+            };
+            let place = found.directory().display();
+            (Verdict::Good, format!("{what} are limited below {place}"))
+        }
+        None => (
+            Verdict::Poor,
+            "none may be made here, so only resource limits bound what a process of a machine \
+             takes; `systemd-run --user --scope crumble ...` is where they may, or a group whose \
+             cgroup.subtree_control has memory, pids and cpu and belongs to you"
+                .to_owned(),
+        ),
+    };
+    Finding {
+        what: "cgroups",
         verdict,
         detail,
     }

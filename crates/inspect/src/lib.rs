@@ -32,7 +32,7 @@ pub use compare::{Expected, Finding, Verdict, compare};
 pub use field::{Field, HIDDEN};
 pub use files::FileKind;
 pub use machine::{Examined, Inspection, Machine, Role, inspect, machines};
-pub use process::{Dumpable, Namespace, Proc, Process, Thread};
+pub use process::{ControlGroup, Dumpable, Namespace, Proc, Process, Thread};
 pub use text::{Ids, Limit, Rights, escape};
 
 /// Why a machine could not be inspected.

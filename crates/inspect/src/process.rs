@@ -18,6 +18,9 @@ use crate::{
 /// The kinds of namespaces, as `/proc/PID/ns` names them.
 const NAMESPACES: [&str; 8] = ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup", "time"];
 
+/// The files of a control group that limit what a component might take too much of.
+const CGROUP_LIMITS: [&str; 3] = ["memory.max", "pids.max", "cpu.max"];
+
 /// No file that is read here is longer, whatever a process puts into its title.
 const LONGEST: u64 = 64 << 10;
 
@@ -52,6 +55,8 @@ pub struct Process {
     pub root_user: Field<u32>,
     /// Its limits by the names of setrlimit(2).
     pub limits: Field<BTreeMap<&'static str, Limit>>,
+    /// The version 2 control group that it is in.
+    pub cgroup: Field<ControlGroup>,
     /// How many open files it has, by their kind.
     pub files: Field<BTreeMap<FileKind, usize>>,
     /// Memory that no other process has mapped; the VMM's is mostly the guest's that no device has
@@ -61,6 +66,15 @@ pub struct Process {
     pub dumpable: Dumpable,
     /// What a security module such as AppArmor or SELinux calls it.
     pub label: Field<String>,
+}
+
+/// A control group (`Documentation/admin-guide/cgroup-v2.rst`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ControlGroup {
+    /// Its directory, escaped.
+    pub directory: String,
+    /// The files of it that limit something, and what is in them; `max` is no limit.
+    pub limits: BTreeMap<&'static str, String>,
 }
 
 /// A thread. Filters, capabilities and the renunciation of privileges are each thread's own.
@@ -169,9 +183,24 @@ impl Proc {
             namespaces: self.namespaces(&directory.join("ns")),
             root_user,
             limits: field("limits").parse(|text| text::limits(&text)),
+            cgroup: field("cgroup").parse(|text| self.cgroup(&text)),
             files: Field::from(files(&directory.join("fd"))),
             private_bytes: field("smaps_rollup").parse(|text| text::private_bytes(&text)),
             label: field("attr/current").parse(|text| label(&text)),
+        })
+    }
+
+    /// The group that a process's `cgroup` names.
+    fn cgroup(&self, groups: &str) -> Option<ControlGroup> {
+        let mounts = read(&self.0.join("self/mountinfo")).ok()?;
+        let (directory, _) = jailer::cgroup_directories(&mounts, groups)?;
+        let limit = |name| {
+            let value = read(&directory.join(name)).ok()?;
+            Some((name, escape(value.trim().as_bytes())))
+        };
+        Some(ControlGroup {
+            directory: escape(directory.as_os_str().as_encoded_bytes()),
+            limits: CGROUP_LIMITS.into_iter().filter_map(limit).collect(),
         })
     }
 

@@ -24,6 +24,7 @@ compile_error!("the feature `test-jail-off` is for debugging and must not be in 
 #[cfg(all(feature = "test-layers", not(debug_assertions)))]
 compile_error!("the feature `test-layers` is for tests and must not be in a release build");
 
+mod cgroup;
 mod child;
 mod identity;
 mod inside;
@@ -38,6 +39,7 @@ mod trace;
 
 use std::io;
 
+pub use cgroup::{Budget, Delegation, Group, Leaf, cgroup_directories};
 pub use identity::effective as effective_identity;
 pub use inside::{Access, Confined, Grant, confine};
 #[cfg(feature = "test-layers")]

@@ -13,7 +13,7 @@ use policy::{Namespace, Policy};
 use crate::child::{self, Plan, Step};
 use crate::identity::{self, Maps};
 use crate::sys::{self, Cloned};
-use crate::{Error, Process, Result};
+use crate::{Error, Leaf, Process, Result};
 
 /// The lowest number for descriptors on their way to the child: above those that it places.
 const PARKING: i32 = 16;
@@ -42,11 +42,25 @@ pub struct Launch<'a> {
 /// [`Error::Namespaces`] if the kernel does not make the namespaces, [`Error::Start`] if the
 /// program cannot be executed, [`Error::Prepare`] if something runs out.
 pub fn spawn(launch: Launch<'_>) -> Result<Process> {
+    spawn_in(None, &launch)
+}
+
+impl Leaf {
+    /// As [`spawn`], in this group from the first instruction.
+    ///
+    /// # Errors
+    /// As [`spawn`].
+    pub fn spawn(&self, launch: Launch<'_>) -> Result<Process> {
+        spawn_in(Some(self.as_fd()), &launch)
+    }
+}
+
+fn spawn_in(cgroup: Option<BorrowedFd<'_>>, launch: &Launch<'_>) -> Result<Process> {
     let title = CString::new(launch.title)
         .map_err(|error| Error::Prepare("use this title", error.into()))?;
     let argv: [*const c_char; 2] = [title.as_ptr(), ptr::null()];
     let envp: [*const c_char; 1] = [ptr::null()];
-    let parked = Parked::new(&launch)?;
+    let parked = Parked::new(launch)?;
     let plan = Plan {
         drop_groups: identity::privileged(),
         go: parked.pipes.child_go.as_raw_fd(),
@@ -56,7 +70,7 @@ pub fn spawn(launch: Launch<'_>) -> Result<Process> {
         argv: &argv,
         envp: &envp,
     };
-    let process = clone(launch.policy, &plan)?;
+    let process = clone(launch.policy, cgroup, &plan)?;
     let pipes = parked.into_pipes();
     start(launch.policy, process, pipes, launch.title)
 }
@@ -114,7 +128,7 @@ fn park(fd: BorrowedFd<'_>) -> Result<OwnedFd> {
 }
 
 /// Makes the process. All signals are blocked meanwhile, so that none is handled in the child.
-fn clone(policy: &Policy, plan: &Plan<'_>) -> Result<Process> {
+fn clone(policy: &Policy, cgroup: Option<BorrowedFd<'_>>, plan: &Plan<'_>) -> Result<Process> {
     let flags = policy
         .namespaces
         .iter()
@@ -122,7 +136,7 @@ fn clone(policy: &Policy, plan: &Plan<'_>) -> Result<Process> {
     let mask = SigSet::all()
         .thread_swap_mask(SigmaskHow::SIG_SETMASK)
         .map_err(|error| Error::Prepare("block signals", error.into()))?;
-    let cloned = sys::clone_process(flags);
+    let cloned = sys::clone_process(flags, cgroup);
     if let Ok(Cloned::Child) = cloned {
         child::run(plan);
     }

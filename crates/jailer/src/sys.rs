@@ -53,11 +53,11 @@ pub(crate) enum Cloned {
     Parent(i32, OwnedFd),
 }
 
-/// Makes a new process, a copy of the calling thread, with `flags` of clone3.
+/// Makes a new process, a copy of the calling thread, with `flags` of clone3, in a cgroup.
 ///
 /// In the child only what is async-signal-safe may run; see the module's head. Handlers of signals
 /// are reset there.
-pub(crate) fn clone_process(flags: u64) -> io::Result<Cloned> {
+pub(crate) fn clone_process(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Cloned> {
     let mut pidfd: c_int = -1;
     // CLONE_CLEAR_SIGHAND (`linux/sched.h`): no handler of the parent's runs in the child.
     const CLEAR_SIGHAND: u64 = 1 << 32;
@@ -66,6 +66,10 @@ pub(crate) fn clone_process(flags: u64) -> io::Result<Cloned> {
     args.flags = flags | CLEAR_SIGHAND | 0x1000; // CLONE_PIDFD
     args.pidfd = (&raw mut pidfd).expose_provenance() as u64;
     args.exit_signal = 17; // SIGCHLD
+    if let Some(cgroup) = cgroup {
+        args.flags |= 1 << 33; // CLONE_INTO_CGROUP
+        args.cgroup = u64::from(cgroup.as_raw_fd().unsigned_abs());
+    }
     let size = size_of::<libc::clone_args>();
     // SAFETY: without CLONE_VM the child has its own copy of everything, so it returns here like
     // the parent; `args` is valid for `size` bytes and `pidfd` for a descriptor.

@@ -8,7 +8,7 @@ use std::{
 };
 
 use handoff::Channel;
-use jailer::{Launch, Process};
+use jailer::{Group, Launch, Process};
 use nix::fcntl::OFlag;
 
 use crate::{Error, LastWords, Programs, tail::Tail};
@@ -50,7 +50,11 @@ pub(crate) struct Start<'a> {
 
 impl Component {
     /// Starts a process in its jail and sends it its start message, without waiting for an answer.
-    pub(crate) fn start(programs: &Programs, start: Start<'_>) -> Result<Self, Error> {
+    pub(crate) fn start(
+        programs: &Programs,
+        group: Option<&Group>,
+        start: Start<'_>,
+    ) -> Result<Self, Error> {
         let policy = policy::component(start.component)
             .ok_or_else(|| Error::Policy(start.component.to_owned()))?;
         let program = programs.open(&format!("crumble-{}", start.component))?;
@@ -59,14 +63,20 @@ impl Component {
             source,
         })?;
         let (ours, theirs) = start.channel;
-        let process = jailer::spawn(Launch {
+        let launch = Launch {
             policy,
             program: program.as_fd(),
             title: &format!("crumble-{}: {}", start.component, start.name),
             stderr: log_end.as_fd(),
             channel: theirs,
-        })
-        .map_err(|source| Error::Spawn {
+        };
+        let spawned = match group {
+            Some(group) => group
+                .component(start.name, policy)
+                .and_then(|leaf| leaf.spawn(launch)),
+            None => jailer::spawn(launch),
+        };
+        let process = spawned.map_err(|source| Error::Spawn {
             name: start.name.to_owned(),
             source,
         })?;

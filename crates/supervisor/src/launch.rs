@@ -7,6 +7,7 @@ use std::{
 };
 
 use handoff::Channel;
+use jailer::{Budget, Delegation, Group};
 
 use crate::{
     Device, Error, Plan,
@@ -56,6 +57,8 @@ pub(crate) fn named(name: &str, source: handoff::Error) -> Error {
 
 /// The processes, none of which has said yet that it is ready.
 pub(crate) struct Launched {
+    /// Holds all of them, if the host lets us make groups.
+    pub(crate) group: Option<Group>,
     /// The VMM first.
     pub(crate) components: Vec<Component>,
     /// Which of them is the vsock device.
@@ -87,8 +90,16 @@ pub(crate) fn launch(plan: &mut Plan, channels: Channels) -> Result<Launched, Er
         .into_iter()
         .map(|link| (link.listener, link.stream))
         .unzip();
+    let group = group(plan, &devices)?;
     let vmm_started = Instant::now();
-    let vmm = start_vmm(plan, &devices, &streams, &console_end, channels.vmm)?;
+    let vmm = start_vmm(
+        plan,
+        &devices,
+        &streams,
+        &console_end,
+        channels.vmm,
+        group.as_ref(),
+    )?;
     let mut components = vec![vmm];
     let mut vsock_channel = channels.vsock;
     for (index, (device, listener)) in devices.iter().zip(&listeners).enumerate() {
@@ -96,9 +107,16 @@ pub(crate) fn launch(plan: &mut Plan, channels: Channels) -> Result<Launched, Er
             Some(channel) => channel,
             None => pair(&device.name)?,
         };
-        components.push(start_device(plan, device, listener, channel)?);
+        components.push(start_device(
+            plan,
+            device,
+            listener,
+            channel,
+            group.as_ref(),
+        )?);
     }
     Ok(Launched {
+        group,
         components,
         // The VMM comes before the devices.
         vsock: vsock.and_then(|index| index.checked_add(1)),
@@ -107,12 +125,30 @@ pub(crate) fn launch(plan: &mut Plan, channels: Channels) -> Result<Launched, Er
     })
 }
 
+/// The machine's cgroup, where groups can be made.
+fn group(plan: &Plan, devices: &[Device]) -> Result<Option<Group>, Error> {
+    let Some(delegation) = Delegation::find() else {
+        return Ok(None);
+    };
+    let names = devices.iter().map(|device| device.component.as_str());
+    let policies: Vec<_> = names.chain(["vmm"]).filter_map(policy::component).collect();
+    let budget = Budget {
+        guest_memory: plan.memory,
+        // One for each vCPU, and one for each device to keep up with them.
+        cpus: u64::from(plan.cpus).saturating_add(devices.len() as u64),
+    };
+    Group::new(&delegation, budget, &policies)
+        .map(Some)
+        .map_err(Error::Group)
+}
+
 fn start_vmm(
     plan: &Plan,
     devices: &[Device],
     streams: &[OwnedFd],
     console: &OwnedFd,
     channel: (Channel, Channel),
+    group: Option<&Group>,
 ) -> Result<Component, Error> {
     let initramfs: Vec<_> = (0..plan.initramfs.len())
         .map(|index| format!("initramfs-{index}"))
@@ -140,6 +176,7 @@ fn start_vmm(
     );
     Component::start(
         &plan.programs,
+        group,
         Start {
             name: "vmm",
             component: "vmm",
@@ -168,12 +205,14 @@ fn start_device(
     device: &Device,
     listener: &OwnedFd,
     channel: (Channel, Channel),
+    group: Option<&Group>,
 ) -> Result<Component, Error> {
     let mut resources = vec![("vhost-user".to_owned(), listener.as_fd())];
     let own = device.resources.iter();
     resources.extend(own.map(|(name, fd)| (name.clone(), fd.as_fd())));
     Component::start(
         &plan.programs,
+        group,
         Start {
             name: &device.name,
             component: &device.component,

@@ -45,6 +45,9 @@ pub enum Error {
         /// The system's reason.
         source: io::Error,
     },
+    /// The host lets us make cgroups, but not this one.
+    #[error("cannot limit what the machine uses; `crumble doctor` says where its cgroup would be")]
+    Group(#[source] jailer::Error),
     /// There is no policy of this name.
     #[error("no policy for component \"{0}\"")]
     Policy(String),

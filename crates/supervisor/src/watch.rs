@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use jailer::Group;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use wire::{
     agent::{READY_PORT, Ready},
@@ -52,6 +53,8 @@ pub(crate) fn supervise(
 /// The processes of a machine. The VMM is the first component.
 struct Family {
     components: Vec<Component>,
+    /// Goes after the processes in it.
+    _group: Option<Group>,
     vsock: Option<usize>,
     console: Option<File>,
     console_tail: Tail,
@@ -86,6 +89,7 @@ impl Family {
     ) -> Self {
         Self {
             components: launched.components,
+            _group: launched.group,
             vsock: launched.vsock,
             console: Some(launched.console),
             console_tail: Tail::default(),

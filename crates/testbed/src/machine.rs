@@ -45,9 +45,13 @@ const MEMORY: u64 = 4096;
 /// The tag of the host's root.
 const ROOT_TAG: &str = "root";
 
-/// What is done once in the box: tests run as ordinary users too, and there is no udev. The kernel
-/// itself opens /dev/net/tun to all.
-const FINISH: [&str; 3] = ["/bin/chmod", "666", "/dev/kvm"];
+/// What is done once in the box: tests run as ordinary users too, and there is no udev; root may
+/// limit what its machines take. The kernel itself opens /dev/net/tun to all.
+const FINISH: [&str; 3] = [
+    "/bin/sh",
+    "-c",
+    "chmod 666 /dev/kvm && echo +memory +pids +cpu >/sys/fs/cgroup/cgroup.subtree_control",
+];
 
 /// A Unix socket that listens, with one connection in its queue.
 #[derive(Debug)]
