@@ -158,7 +158,7 @@ impl Component {
 }
 
 /// A pipe whose reading end, the first, does not block.
-pub(crate) fn pipe() -> io::Result<(File, OwnedFd)> {
+fn pipe() -> io::Result<(File, OwnedFd)> {
     let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
     nix::fcntl::fcntl(&reader, nix::fcntl::F_SETFL(OFlag::O_NONBLOCK))?;
     Ok((reader.into(), writer))

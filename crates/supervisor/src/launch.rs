@@ -1,7 +1,7 @@
 //! The start of a machine's processes.
 
 use std::{
-    fs::File,
+    io::{self, PipeReader, PipeWriter},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     time::Instant,
 };
@@ -11,7 +11,7 @@ use jailer::{Budget, Delegation, Group};
 
 use crate::{
     Device, Error, Plan,
-    component::{Component, Start, pipe},
+    component::{Component, Start},
     link,
     machine::system,
 };
@@ -64,7 +64,7 @@ pub(crate) struct Launched {
     /// Which of them is the vsock device.
     pub(crate) vsock: Option<usize>,
     /// The guest's serial output.
-    pub(crate) console: File,
+    pub(crate) console: PipeReader,
     /// When the VMM was spawned.
     pub(crate) vmm_started: Instant,
 }
@@ -84,7 +84,7 @@ pub(crate) fn launch(plan: &mut Plan, channels: Channels) -> Result<Launched, Er
         vsock = Some(devices.len());
         devices.push(Device::vsock(config)?);
     }
-    let (console, console_end) = pipe().map_err(system("make a pipe for the console"))?;
+    let (console, console_end) = io::pipe().map_err(system("make a pipe for the console"))?;
     let links = link::links(devices.len()).map_err(system("make a socket for a device"))?;
     let (listeners, streams): (Vec<_>, Vec<_>) = links
         .into_iter()
@@ -146,7 +146,7 @@ fn start_vmm(
     plan: &Plan,
     devices: &[Device],
     streams: &[OwnedFd],
-    console: &OwnedFd,
+    console: &PipeWriter,
     channel: (Channel, Channel),
     group: Option<&Group>,
 ) -> Result<Component, Error> {

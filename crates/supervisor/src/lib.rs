@@ -18,6 +18,7 @@
 )]
 
 mod component;
+mod console;
 mod launch;
 mod link;
 mod machine;

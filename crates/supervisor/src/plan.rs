@@ -1,10 +1,10 @@
 //! What a supervisor needs to start a machine: open files and numbers, no paths and no choices.
 
-use std::{io::Write, os::fd::OwnedFd};
+use std::os::fd::OwnedFd;
 
 use serde::Serialize;
 
-use crate::Programs;
+use crate::{Programs, console::Sink};
 
 /// A machine, ready to be started.
 pub struct Plan {
@@ -27,7 +27,7 @@ pub struct Plan {
     /// The guest's vsock device; without it there is no way to talk to the guest.
     pub vsock: Option<wire::vsock::Config>,
     /// Where the guest's serial console goes, besides the end of it that is kept for errors.
-    pub console: Option<Box<dyn Write + Send>>,
+    pub console: Option<Sink>,
 }
 
 /// A device process and what the VMM has to know of it.

@@ -30,7 +30,7 @@ impl Tail {
         true
     }
 
-    fn push(&mut self, bytes: &[u8]) {
+    pub(crate) fn push(&mut self, bytes: &[u8]) {
         self.0.extend(bytes);
         let excess = self.0.len().saturating_sub(KEPT);
         self.0.drain(..excess);

@@ -1,8 +1,7 @@
 //! The supervising thread: it waits for what the processes of a machine do, until the machine ends.
 
 use std::{
-    fs::File,
-    io::{self, Read, Write},
+    io::PipeReader,
     os::{fd::AsFd, unix::net::UnixStream},
     sync::Arc,
     thread,
@@ -19,9 +18,9 @@ use wire::{
 use crate::{
     Error, Plan,
     component::Component,
+    console::Console,
     launch::{Channels, Launched, launch, named},
     machine::{Shared, State, system},
-    tail::Tail,
 };
 
 /// When a component ends, the reason may be on its way from another: a device ends when the VMM
@@ -44,9 +43,13 @@ pub(crate) fn supervise(
         state.timings.spawned = Some(started.elapsed());
         state.processes = launched.processes();
     });
-    let mut family = Family::new(launched, plan.console, started, shared);
+    let (mut family, console) = Family::new(launched, started, shared);
+    let console = Console::start(console, plan.console.take(), Arc::clone(shared))
+        .map_err(system("start a thread for the console"))?;
     let end = family.watch(leash);
-    family.read_console();
+    // Nobody writes to the console any more.
+    drop(family);
+    console.finish();
     end
 }
 
@@ -56,9 +59,6 @@ struct Family {
     /// Goes after the processes in it.
     _group: Option<Group>,
     vsock: Option<usize>,
-    console: Option<File>,
-    console_tail: Tail,
-    console_sink: Option<Box<dyn Write + Send>>,
     /// What will have ended the machine if nothing better is known by then.
     suspicion: Option<Suspicion>,
     /// The agent's announcement is there or being read; there is one.
@@ -81,25 +81,18 @@ struct Suspicion {
 impl Family {
     const VMM: usize = 0;
 
-    fn new(
-        launched: Launched,
-        console_sink: Option<Box<dyn Write + Send>>,
-        started: Instant,
-        shared: &Arc<Shared>,
-    ) -> Self {
-        Self {
+    fn new(launched: Launched, started: Instant, shared: &Arc<Shared>) -> (Self, PipeReader) {
+        let family = Self {
             components: launched.components,
             _group: launched.group,
             vsock: launched.vsock,
-            console: Some(launched.console),
-            console_tail: Tail::default(),
-            console_sink,
             suspicion: None,
             announced: false,
             started,
             vmm_started: launched.vmm_started,
             shared: Arc::clone(shared),
-        }
+        };
+        (family, launched.console)
     }
 
     /// Serves the machine until it ends.
@@ -108,9 +101,6 @@ impl Family {
             let woken = self.poll(leash)?;
             if woken.leash {
                 return Ok(End::Killed);
-            }
-            if woken.console {
-                self.read_console();
             }
             for index in woken.logs {
                 if let Some(component) = self.components.get_mut(index) {
@@ -134,9 +124,6 @@ impl Family {
     /// Waits until something happens or is due.
     fn poll(&self, leash: &UnixStream) -> Result<Woken, Error> {
         let mut sources = vec![(Source::Leash, leash.as_fd())];
-        if let Some(console) = &self.console {
-            sources.push((Source::Console, console.as_fd()));
-        }
         for (index, component) in self.components.iter().enumerate() {
             if component.gone {
                 continue;
@@ -332,18 +319,6 @@ impl Family {
             None => Ok(()),
         }
     }
-
-    /// Passes on what the guest wrote to its serial port.
-    fn read_console(&mut self) {
-        let Some(console) = &self.console else {
-            return;
-        };
-        if !self.console_tail.fill(Tee(console, &mut self.console_sink)) {
-            self.console = None;
-        }
-        let text = self.console_tail.text();
-        self.shared.update(|state| state.console = text);
-    }
 }
 
 fn end_or_error(end: End) -> Result<End, Error> {
@@ -360,25 +335,10 @@ fn note_ready(state: &mut State, ready: Ready, elapsed: Duration) {
     state.ready = Some(ready);
 }
 
-/// Reads from the first, and writes what was read to the second.
-struct Tee<'a>(&'a File, &'a mut Option<Box<dyn Write + Send>>);
-
-impl Read for Tee<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let length = self.0.read(buffer)?;
-        if let (Some(sink), Some(bytes)) = (self.1.as_mut(), buffer.get(..length)) {
-            // A sink that fails, a closed terminal say, is the caller's loss and not the guest's.
-            let _ = sink.write_all(bytes).and_then(|()| sink.flush());
-        }
-        Ok(length)
-    }
-}
-
 /// Whose file descriptor woke us.
 #[derive(Clone, Copy)]
 enum Source {
     Leash,
-    Console,
     Exit(usize),
     Channel(usize),
     Log(usize),
@@ -388,7 +348,6 @@ enum Source {
 #[derive(Default)]
 struct Woken {
     leash: bool,
-    console: bool,
     exits: Vec<usize>,
     channels: Vec<usize>,
     logs: Vec<usize>,
@@ -398,7 +357,6 @@ impl Woken {
     fn note(&mut self, source: Source) {
         match source {
             Source::Leash => self.leash = true,
-            Source::Console => self.console = true,
             Source::Exit(index) => self.exits.push(index),
             Source::Channel(index) => self.channels.push(index),
             Source::Log(index) => self.logs.push(index),
