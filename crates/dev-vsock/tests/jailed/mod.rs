@@ -10,6 +10,7 @@ use std::fs::File;
 use std::io::{PipeReader, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 
 use handoff::Channel;
 use jailer::Exit;
@@ -27,17 +28,27 @@ pub struct Process {
 
 /// Starts the process, and says whether it was ready.
 pub fn launch(guest_cid: u64) -> (Process, handoff::Result<()>) {
+    let program = Path::new(env!("CARGO_BIN_EXE_crumble-dev-vsock"));
+    launch_program(program, "crumble-dev-vsock: test", guest_cid)
+}
+
+/// As [`launch`], with a program that stands in for the device's.
+pub fn launch_program(
+    program: &Path,
+    title: &str,
+    guest_cid: u64,
+) -> (Process, handoff::Result<()>) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("s");
     let listener = UnixListener::bind(&path).unwrap();
     let socket = UnixStream::connect(&path).unwrap();
     let (control, theirs) = Channel::pair().unwrap();
     let (log, stderr) = std::io::pipe().unwrap();
-    let program = File::open(env!("CARGO_BIN_EXE_crumble-dev-vsock")).unwrap();
+    let program = File::open(program).unwrap();
     let process = jailer::spawn(jailer::Launch {
         policy: policy::component("dev-vsock").unwrap(),
         program: program.as_fd(),
-        title: "crumble-dev-vsock: test",
+        title,
         stderr: stderr.as_fd(),
         channel: theirs,
     })
