@@ -6,12 +6,16 @@
 #![forbid(unsafe_code)]
 
 mod image;
+mod network;
+mod publish;
 mod share;
 mod size;
 
 use std::path::PathBuf;
 
 pub use image::Image;
+pub use network::{Link, Network, Rate, Rule, Tap, User};
+pub use publish::Publish;
 pub use share::Share;
 pub use size::{Cpus, Memory};
 
@@ -55,6 +59,25 @@ pub enum Error {
         /// What is wrong with it, and what would be right.
         reason: &'static str,
     },
+    /// Not a network.
+    #[error(
+        "\"{given}\" is not a network: {reason}; write none, user or tap=NAME, with settings after \
+         commas, as in user,deny=10.0.0.0/8"
+    )]
+    Network {
+        /// What was asked for.
+        given: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Not a port to publish.
+    #[error("\"{given}\" cannot be published: {reason}; write [ADDRESS:]HOST:GUEST[/udp]")]
+    Publish {
+        /// What was asked for.
+        given: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// Not a host name.
     #[error(
         "\"{0}\" is not a host name: 1 to 64 letters, digits, hyphens and dots, \
@@ -74,6 +97,10 @@ pub struct MachineSpec {
     pub image: Image,
     /// Directories of the host that the guest sees, in the order of mounting.
     pub shares: Vec<Share>,
+    /// How it is connected.
+    pub network: Network,
+    /// Ports of the host that lead to it, with [`Network::User`].
+    pub publish: Vec<Publish>,
     /// A kernel file instead of the distribution's.
     pub kernel: Option<PathBuf>,
     /// The guest's host name.
@@ -89,6 +116,8 @@ impl MachineSpec {
             memory: Memory::DEFAULT,
             image,
             shares: Vec::new(),
+            network: Network::default(),
+            publish: Vec::new(),
             kernel: None,
             hostname: Hostname::default(),
         }
