@@ -381,6 +381,28 @@ fn a_guest_that_restarts_ends_its_connections_and_may_make_new_ones() {
 }
 
 #[test]
+fn a_queue_that_starts_after_the_others_are_in_use_is_no_new_driver() {
+    let host = Host::start();
+    let mut guest = Guest::start(&host);
+    for index in 0..3u8 {
+        guest.driver.frontend.stop_ring(index.into()).unwrap();
+        guest.driver.queues[usize::from(index)].reset().unwrap();
+    }
+    guest.driver.start_queue(0, 0).unwrap();
+    let Guest { driver, layout, .. } = guest;
+    let mut guest = Guest::over(driver, layout, 4096 + 44);
+    let mut stream = host.connect(7);
+    let (header, _) = guest.expect(Op::Request);
+    guest.driver.start_queue(1, 0).unwrap();
+    guest.send(Op::Response, header.src_port, header.dst_port);
+    guest.driver.start_queue(2, 0).unwrap();
+    guest.send_data(header.src_port, header.dst_port, b"x");
+    let mut byte = [0];
+    stream.read_exact(&mut byte).unwrap();
+    assert_eq!(&byte, b"x");
+}
+
+#[test]
 fn a_thousand_connections_are_served_at_once() {
     raise_open_files();
     let host = Host::start();

@@ -117,14 +117,18 @@ impl<D: Device> Backend<D> {
             .zip(&mut inner.queues)
             .map(|(vring, state)| Queue::new(vring.get_mut(), memory.clone(), state))
             .collect();
-        let mut anew = false;
+        // A driver starts its queues one after the other, and may use the first before the last is
+        // started: only the first start after all were stopped can be a new driver's.
+        let at_rest = inner.stopped.iter().all(|stopped| *stopped);
+        let mut anew = None;
         for (queue, stopped) in queues.iter_mut().zip(&mut inner.stopped) {
             if *stopped && queue.is_ready() {
                 *stopped = false;
-                anew |= queue.restart();
+                let from_zero = queue.restart();
+                anew.get_or_insert(from_zero);
             }
         }
-        if anew {
+        if at_rest && anew == Some(true) {
             inner.device.reset();
         }
         inner.device.process(event, &mut queues);
