@@ -4,9 +4,11 @@ use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::num::Wrapping;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 
 use device::serve::Readiness;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::request::{HOST_CID, Header, Op, SHUTDOWN_RECEIVE, SHUTDOWN_SEND, TYPE_STREAM};
 
@@ -134,6 +136,12 @@ impl Connection {
     /// Nothing of the guest's is left to be delivered.
     pub(crate) fn is_drained(&self) -> bool {
         self.backlog.is_empty()
+    }
+
+    /// Whether the other end of the stream is closed.
+    pub(crate) fn is_gone(&self) -> bool {
+        let mut asked = [PollFd::new(self.stream.as_fd(), PollFlags::empty())];
+        poll(&mut asked, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
     }
 
     /// Takes in what epoll says of the stream, and writes what can be written.

@@ -156,6 +156,9 @@ impl Vsock {
         let Some(connection) = self.table.get_mut(slot) else {
             return;
         };
+        // The event may be older than the connection, and of the stream that had this slot before.
+        let gone = readiness.gone && connection.is_gone();
+        let readiness = Readiness { gone, ..readiness };
         connection.note_readiness(readiness);
         let over = connection.is_draining() && (connection.is_drained() || readiness.gone);
         if over {
@@ -456,5 +459,53 @@ impl Device for Vsock {
         if taken == Pass::Unfinished || sent == Pass::Unfinished || relieved {
             self.more.wake();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::sync_channel;
+
+    use super::*;
+
+    #[test]
+    fn an_event_of_the_stream_that_had_a_slot_before_does_not_end_a_connection() {
+        let config = Config::try_from(wire::vsock::Config {
+            guest_cid: 3,
+            accept_ports: Vec::new(),
+        });
+        let inbox = Arc::new(Inbox::new().unwrap());
+        let mut device = Vsock::new(config.unwrap(), inbox, sync_channel(1).0).unwrap();
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let key = Key {
+            host_port: 1,
+            guest_port: 2,
+        };
+        let header = Header {
+            buf_alloc: 64,
+            ..Header::default()
+        };
+        let connection = Connection::accepted(key, prepare(ours).unwrap(), 64, &header);
+        let slot = device.table.insert(connection).unwrap();
+        let old = Readiness {
+            readable: true,
+            writable: true,
+            ending: true,
+            gone: true,
+        };
+        device.note_readiness(slot, old);
+        let connection = device.table.get_mut(slot).unwrap();
+        connection.deliver(b"x").unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        let mut byte = [0];
+        theirs.read_exact(&mut byte).unwrap();
+        assert_eq!(&byte, b"x");
+
+        drop(theirs);
+        device.note_readiness(slot, old);
+        let connection = device.table.get_mut(slot).unwrap();
+        assert!(connection.is_gone());
+        connection.deliver(b"y").unwrap();
+        assert!(connection.has_something_to_say());
     }
 }
