@@ -109,6 +109,7 @@ fn file_systems(spec: &MachineSpec, cache: &Cache) -> Result<(Setup, Vec<Device>
             tag: ROOT_TAG.to_owned(),
         },
         shares,
+        network: None,
     };
     Ok((setup, devices))
 }

@@ -26,6 +26,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         hostname,
         root,
         shares: shares.collect(),
+        network: None,
     };
     std::io::stdout().write_all(&kernel::setup_archive(&setup)?)?;
     Ok(())

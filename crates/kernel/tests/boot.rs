@@ -102,6 +102,7 @@ fn setup(root: Root) -> Setup {
         hostname: "guest".into(),
         root,
         shares: Vec::new(),
+        network: None,
     }
 }
 

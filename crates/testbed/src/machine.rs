@@ -286,6 +286,7 @@ fn prepare(
             tag: ROOT_TAG.to_owned(),
         },
         shares: shares.collect(),
+        network: None,
     };
     let mut archive = fs::read(&base).map_err(file("read", &base))?;
     archive.extend(kernel::setup_archive(&setup)?);

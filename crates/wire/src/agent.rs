@@ -13,11 +13,13 @@
 //!   syncs, unmounts and powers off.
 //! - [`Request::Ping`]: the agent answers with [`Event::Acknowledged`].
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 
 /// The version of this module's messages. A host and an agent of different versions refuse each
 /// other with [`Event::Failed`] of [`FailureKind::Version`].
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 /// The vsock port that the agent listens on.
 pub const PORT: u32 = 1024;
@@ -43,6 +45,28 @@ pub struct Setup {
     pub root: Root,
     /// Further file systems, mounted in this order after the root.
     pub shares: Vec<Share>,
+    /// The network interface; none is set up without.
+    pub network: Option<Network>,
+}
+
+/// The guest's network interface, set up before a command runs and without asking anybody.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// The hardware address that tells it from other interfaces.
+    pub mac: [u8; 6],
+    /// The largest IP packet in bytes, 1280 to 65520.
+    pub mtu: u16,
+    /// Its addresses, each with the bits of its subnet's prefix. Without any, the interface is only
+    /// brought up.
+    pub addresses: Vec<(IpAddr, u8)>,
+    /// Default routes, at most one for each kind of address.
+    pub gateways: Vec<IpAddr>,
+    /// For /etc/resolv.conf, in order; without any that file stays as it is.
+    pub nameservers: Vec<IpAddr>,
+    /// For /etc/resolv.conf, in order.
+    pub search: Vec<String>,
+    /// For /etc/hosts, beside the guest's own name.
+    pub hosts: Vec<(IpAddr, String)>,
 }
 
 /// A root file system.

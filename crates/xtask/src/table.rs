@@ -70,6 +70,18 @@ pub(crate) const HOUSE: &[Row] = &[
         &["device", "handoff", "wire"],
         &["jailer", "policy", "vq-driver"],
     ),
+    row(
+        "dev-net",
+        1,
+        &["device", "handoff", "wire"],
+        &["jailer", "policy", "vq-driver"],
+    ),
+    row(
+        "dialer",
+        1,
+        &["device", "handoff", "wire"],
+        &["jailer", "policy"],
+    ),
     row("agent", 1, &["wire"], &[]),
     row("vq-driver", 1, &[], &[]),
     // Work on the host.
@@ -161,6 +173,8 @@ pub(crate) const EXPOSED: &[&str] = &[
     "device",
     "dev-fs",
     "dev-vsock",
+    "dev-net",
+    "dialer",
     "jailer",
     "agent",
     "policy",
