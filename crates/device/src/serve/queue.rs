@@ -4,7 +4,9 @@ use std::sync::MutexGuard;
 
 use vhost_user_backend::VringState;
 use virtio_queue::{DescriptorChain, QueueOwnedT, QueueT, Reader, Writer};
-use vm_memory::{GuestMemoryAtomic, GuestMemoryLoadGuard, GuestMemoryMmap};
+use vm_memory::{GuestMemoryAtomic, GuestMemoryLoadGuard, GuestMemoryMmap, Permissions};
+
+use super::buffers::Buffers;
 
 /// The guest's memory for the length of one call to the device.
 pub type Memory = GuestMemoryLoadGuard<GuestMemoryMmap<()>>;
@@ -31,6 +33,18 @@ impl Chain {
     #[must_use]
     pub fn reader<'a>(&self, memory: &'a Memory) -> Option<Reader<'a>> {
         Reader::new(&**memory, self.inner.clone()).ok()
+    }
+
+    /// The device-readable part as pieces of memory; as [`Chain::reader`].
+    #[must_use]
+    pub fn readable<'a>(&self, memory: &'a Memory) -> Option<Buffers<'a>> {
+        Buffers::collect(memory, self.inner.clone().readable(), Permissions::Read)
+    }
+
+    /// The device-writable part as pieces of memory; as [`Chain::reader`].
+    #[must_use]
+    pub fn writable<'a>(&self, memory: &'a Memory) -> Option<Buffers<'a>> {
+        Buffers::collect(memory, self.inner.clone().writable(), Permissions::Write)
     }
 
     /// The device-writable part; as [`Chain::reader`].
