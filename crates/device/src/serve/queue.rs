@@ -25,7 +25,10 @@ fn store(memory: &Memory, ring: u64, offset: u64, bytes: &[u8]) -> bool {
 
 fn load(memory: &Memory, ring: u64, offset: u64) -> Option<u16> {
     let address = ring.checked_add(offset).map(GuestAddress)?;
-    memory.load(address, Ordering::Relaxed).map(u16::from_le).ok()
+    memory
+        .load(address, Ordering::Relaxed)
+        .map(u16::from_le)
+        .ok()
 }
 
 /// What the run-time remembers of a queue between calls.
