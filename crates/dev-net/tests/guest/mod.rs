@@ -12,6 +12,7 @@
 )]
 
 pub mod dialer;
+pub mod frames;
 pub mod stack;
 
 use std::collections::{HashMap, VecDeque};
@@ -108,6 +109,17 @@ impl Host {
             std::thread::sleep(Duration::from_millis(5));
         }
         server.join().unwrap()
+    }
+}
+
+impl Drop for Host {
+    /// The device goes before the dialer's ends of its sockets do.
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.socket.shutdown(std::net::Shutdown::Both);
+        if let Some(server) = self.server.take() {
+            let _ = server.join();
+        }
     }
 }
 
@@ -251,7 +263,8 @@ impl Guest {
     }
 
     pub fn receive(&mut self) -> (Header, Vec<u8>) {
-        self.receive_within(PATIENCE).expect("the device sends nothing")
+        self.receive_within(PATIENCE)
+            .expect("the device sends nothing")
     }
 
     /// Sends a command, and returns the answer.
