@@ -8,7 +8,7 @@
 mod guest;
 
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -182,7 +182,7 @@ fn wrong_checksums_are_dropped() {
     }
     is_alive(&mut guest);
     let mut buffer = [0; 1000];
-    for socket in [host.datagrams.as_raw_fd(), host.streams.as_raw_fd()] {
+    for socket in [host.datagrams.as_raw_fd(), host.streams.as_fd().as_raw_fd()] {
         assert!(recv(socket, &mut buffer, MsgFlags::MSG_DONTWAIT).is_err());
     }
 }
@@ -342,7 +342,7 @@ fn answers_to_nobody_and_for_nobody_are_ignored() {
     }
     is_alive(&mut guest);
     // What is no message at all ends new connections, not the device.
-    send(host.streams.as_raw_fd(), &[0, 99, 99], MsgFlags::empty()).unwrap();
+    send(host.streams.as_fd().as_raw_fd(), &[0, 99, 99], MsgFlags::empty()).unwrap();
     is_alive(&mut guest);
 }
 

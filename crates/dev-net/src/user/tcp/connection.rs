@@ -263,6 +263,7 @@ impl Connection {
         self.active = now;
         self.readable |= readiness.readable;
         self.ending |= readiness.ending;
+        self.arm(now);
         if readiness.writable {
             self.writable = true;
             return self.flush();
@@ -436,17 +437,18 @@ impl Connection {
         // It is there, even if it stopped reading.
         self.attempts = 0;
         if acked > 0 {
-            self.advance(segment.ack, acked, now);
+            self.advance(segment.ack, acked);
         } else {
             let repeated = bare && window == self.window && self.in_flight() > 0;
             self.note_duplicate(repeated);
         }
         self.set_window(window);
+        self.arm(now);
         true
     }
 
     /// The guest has everything up to `ack`.
-    fn advance(&mut self, ack: Seq, acked: usize, now: Instant) {
+    fn advance(&mut self, ack: Seq, acked: usize) {
         self.sent.consume(acked);
         self.una = ack;
         if distance(self.next, ack).is_some() {
@@ -460,7 +462,6 @@ impl Connection {
             self.recover = self.recover.filter(|_| partial);
         }
         self.deadline = None;
-        self.arm(now);
     }
 
     fn note_duplicate(&mut self, repeated: bool) {
@@ -713,6 +714,8 @@ impl Connection {
             self.syn_due = false;
             self.highest = self.una + Wrapping(1);
             self.next = self.highest;
+            // A SYN's window is as much as fits its field; the guest hears of the rest in time.
+            self.announced = self.limit;
             return;
         }
         let again = self.resend_due && segment.seq == self.una;
