@@ -342,7 +342,12 @@ fn answers_to_nobody_and_for_nobody_are_ignored() {
     }
     is_alive(&mut guest);
     // What is no message at all ends new connections, not the device.
-    send(host.streams.as_fd().as_raw_fd(), &[0, 99, 99], MsgFlags::empty()).unwrap();
+    send(
+        host.streams.as_fd().as_raw_fd(),
+        &[0, 99, 99],
+        MsgFlags::empty(),
+    )
+    .unwrap();
     is_alive(&mut guest);
 }
 
@@ -451,4 +456,42 @@ fn a_fin_storm_ends_every_connection() {
         assert_eq!(std::io::Read::read(&mut stream, &mut [0; 1]).unwrap(), 0);
     }
     is_alive(&mut guest);
+}
+
+#[test]
+fn the_third_repetition_of_an_acknowledgement_brings_the_missing_segment() {
+    let (host, mut guest) = start();
+    dialer::serve(&host);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let to = SocketAddrV4::new(
+        Ipv4Addr::new(10, 0, 2, 3),
+        listener.local_addr().unwrap().port(),
+    );
+    guest.send(&Header::default(), &tcp(1000, to, 100, 0, SYN, b""));
+    let (_, answer) = guest.receive();
+    let content = frames::read_ipv4(&answer).2.to_vec();
+    let first = u32::from_be_bytes(content[4..8].try_into().unwrap()) + 1;
+    let repeat = tcp(1000, to, 101, first, ACK, b"");
+    guest.send(&Header::default(), &repeat);
+    let (mut stream, _) = listener.accept().unwrap();
+    std::io::Write::write_all(&mut stream, b"something").unwrap();
+    let sequence = |frame: &[u8]| {
+        let content = frames::read_ipv4(frame).2;
+        (
+            u32::from_be_bytes(content[4..8].try_into().unwrap()),
+            content[20..].to_vec(),
+        )
+    };
+    let (_, data) = guest.receive();
+    assert_eq!(sequence(&data), (first, b"something".to_vec()));
+    for _ in 0..3 {
+        guest.send(&Header::default(), &repeat);
+    }
+    let (_, again) = guest.receive();
+    assert_eq!(sequence(&again), (first, b"something".to_vec()));
+    // What was acknowledged does not come again.
+    guest.send(&Header::default(), &tcp(1000, to, 101, first + 9, ACK, b""));
+    std::io::Write::write_all(&mut stream, b"more").unwrap();
+    let (_, data) = guest.receive();
+    assert_eq!(sequence(&data), (first + 9, b"more".to_vec()));
 }

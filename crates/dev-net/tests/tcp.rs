@@ -105,7 +105,7 @@ fn what_is_lost_between_guest_and_device_is_sent_again() {
     let without_tso = ALL & !(feature::GUEST_TSO4 | feature::GUEST_TSO6);
     let (_host, mut stack) = stack(1500, without_tso);
     stack.card.lose_every = 37;
-    there_and_back(&mut stack, HOST4, "127.0.0.1:0", 100_000);
+    there_and_back(&mut stack, HOST4, "127.0.0.1:0", 40_000);
 }
 
 #[test]

@@ -98,6 +98,8 @@ pub(crate) struct Connection {
     pub(crate) active: Instant,
     /// Bytes to keep in each direction.
     limit: usize,
+    /// Bytes that came or went since the limit was set.
+    moved: usize,
 
     // Host to guest.
     sent: Ring,
@@ -150,6 +152,7 @@ impl Connection {
             generation: 0,
             active: now,
             limit,
+            moved: 0,
             sent: Ring::default(),
             una: isn,
             next: isn,
@@ -222,6 +225,28 @@ impl Connection {
     /// The number of the guest's SYN, while that is all that it sent.
     pub(crate) fn guest_isn(&self) -> Seq {
         self.expected - Wrapping(1)
+    }
+
+    /// Bytes that it may keep in each direction.
+    pub(crate) fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// Sets what it may keep. What it keeps already stays, and a smaller window takes back what
+    /// the guest was told, which costs a retransmission if it is used.
+    pub(crate) fn set_limit(&mut self, limit: usize) {
+        self.limit = limit;
+        self.moved = 0;
+    }
+
+    /// The limit, if as much was moved since it was set.
+    pub(crate) fn outgrown(&self) -> Option<usize> {
+        (self.moved >= self.limit).then_some(self.limit)
+    }
+
+    /// Whether it keeps nothing.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.sent.len() == 0 && self.backlog.len() == 0
     }
 
     /// Whether the host's side is still to come.
@@ -485,6 +510,7 @@ impl Connection {
             return Fate::On;
         }
         self.ack_due = true;
+        self.moved = self.moved.saturating_add(payload.len());
         payload.advance(old);
         if self.guest_ended {
             payload.advance(payload.len());
@@ -746,6 +772,7 @@ impl Connection {
         match read(stream, &mut spare) {
             Ok(0) if wanted > 0 => self.ended = true,
             Ok(count) => {
+                self.moved = self.moved.saturating_add(count);
                 self.sent.commit(count);
                 // The next byte raises a new edge, but an end that was reported does not.
                 self.readable = count == wanted || self.ending;
