@@ -13,6 +13,8 @@
 
 pub mod dialer;
 pub mod frames;
+pub mod namespace;
+pub mod pump;
 pub mod stack;
 
 use std::collections::{HashMap, VecDeque};
