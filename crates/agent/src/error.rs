@@ -43,6 +43,14 @@ impl Error {
             Self::NotFound { .. } | Self::NoInterpreter { .. } => FailureKind::NotFound,
             Self::NotExecutable { .. } => FailureKind::NotExecutable,
             Self::Version { .. } => FailureKind::Version,
+            Self::System {
+                source: Errno::ECONNREFUSED,
+                ..
+            } => FailureKind::ConnectionRefused,
+            Self::System {
+                source: Errno::EADDRINUSE,
+                ..
+            } => FailureKind::AddressInUse,
             _ => FailureKind::Other,
         };
         Failure {

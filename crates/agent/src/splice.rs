@@ -1,0 +1,51 @@
+//! A connection of the host and one of a program in the guest, joined.
+
+use std::{net::TcpStream, os::fd::OwnedFd};
+
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+};
+
+use crate::{
+    error::{Result, cannot, errno},
+    pump::Pump,
+    serve::Connection,
+};
+
+/// Passes bytes and ends on in both directions, each by itself, until both have ended.
+pub(crate) fn splice(host: Connection, program: TcpStream) -> Result<()> {
+    // Small answers would wait for the acknowledgement of others; without, they are only late.
+    let _ = program.set_nodelay(true);
+    let mut pumps = pumps(host.into(), program.into())
+        .map_err(|error| cannot("join two connections")(errno(&error)))?;
+    while !pumps.is_empty() {
+        wait(&mut pumps).map_err(cannot("wait for two connections"))?;
+        pumps.iter_mut().for_each(Pump::run);
+        pumps.retain(|pump| !pump.is_done());
+    }
+    Ok(())
+}
+
+fn pumps(host: OwnedFd, program: OwnedFd) -> std::io::Result<Vec<Pump>> {
+    let inward = Pump::new(host.try_clone()?, program.try_clone()?)?;
+    Ok(vec![inward, Pump::new(program, host)?])
+}
+
+/// Waits until a pump has something to do.
+fn wait(pumps: &mut [Pump]) -> nix::Result<()> {
+    let sinks = pumps.iter().map(|pump| pump.interest().1);
+    let sources = pumps.iter().filter_map(|pump| pump.interest().0);
+    let mut fds: Vec<PollFd<'_>> = sinks.chain(sources).collect();
+    match poll(&mut fds, PollTimeout::NONE) {
+        Ok(_) | Err(Errno::EINTR) => {}
+        Err(errno) => return Err(errno),
+    }
+    let gone = PollFlags::POLLHUP | PollFlags::POLLERR;
+    let gone = |fd: &PollFd<'_>| fd.revents().is_some_and(|events| events.intersects(gone));
+    let gone: Vec<bool> = fds.iter().map(gone).collect();
+    for (pump, _) in pumps.iter_mut().zip(gone).filter(|(_, gone)| *gone) {
+        pump.sink_hung_up();
+    }
+    Ok(())
+}
