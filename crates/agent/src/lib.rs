@@ -15,8 +15,13 @@
 mod boot;
 mod command;
 mod error;
+mod files;
 mod modules;
 mod mounts;
+mod names;
+#[cfg(test)]
+mod namespaces;
+mod network;
 mod ports;
 mod pump;
 pub mod serve;
