@@ -72,7 +72,7 @@ impl Listeners {
         let port = listener.port;
         send(control, &Event::Listening { port });
         // An end or an error, both are the end.
-        let _ = control.read(&mut [0]);
+        let _ = control.read_exact(&mut [0]);
         self.lock().remove(&id);
         listener.close();
         Ok(())
@@ -184,4 +184,51 @@ fn is_passing(error: &io::Error) -> bool {
 /// The kernel has no IPv6, or it was turned off.
 fn is_without_ipv6(error: &io::Error) -> bool {
     matches!(errno(error), Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{namespaces, network};
+
+    #[test]
+    fn without_ipv6_a_port_is_one_of_ipv4() {
+        namespaces::inside("ports::tests::without_ipv6_a_port_is_one_of_ipv4", || {
+            std::fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1").unwrap();
+            network::set_up(None).unwrap();
+            let listener = Listener::bind(0).unwrap();
+            assert_eq!(listener.sockets.len(), 1);
+            connect(listener.port).unwrap();
+            let error = connect(1).unwrap_err();
+            assert!(wire::chain(&error).contains("ECONNREFUSED"), "{error:?}");
+        });
+    }
+
+    #[test]
+    fn a_port_is_not_connected_to_itself() {
+        namespaces::inside("ports::tests::a_port_is_not_connected_to_itself", || {
+            network::set_up(None).unwrap();
+            // Connections start from here alone.
+            std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40001 40001").unwrap();
+            let error = connect(40001).unwrap_err();
+            assert!(wire::chain(&error).contains("ECONNREFUSED"), "{error:?}");
+        });
+    }
+
+    #[test]
+    fn a_port_taken_on_either_address_is_in_use() {
+        namespaces::inside(
+            "ports::tests::a_port_taken_on_either_address_is_in_use",
+            || {
+                network::set_up(None).unwrap();
+                for address in [IPV4, IPV6] {
+                    let taken = TcpListener::bind((address, 80)).unwrap();
+                    let error = Listener::bind(80).unwrap_err();
+                    assert!(wire::chain(&error).contains("EADDRINUSE"), "{error:?}");
+                    drop(taken);
+                }
+                Listener::bind(80).unwrap();
+            },
+        );
+    }
 }
