@@ -348,6 +348,21 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_of_another_kind_is_no_port() {
+        let client = client(|stream, opening| {
+            let event = match opening.request {
+                Request::Listen { .. } => Event::Listening { port: 7 },
+                _ => Event::Started { pid: 7 },
+            };
+            frame::write(&stream, &event).unwrap();
+        });
+        assert!(matches!(client.connect(7), Err(Error::Unexpected)));
+        let listener = client.listen(0).unwrap();
+        assert_eq!(listener.port(), 7);
+        assert!(matches!(listener.accept(), Err(Error::Unexpected)));
+    }
+
+    #[test]
     fn an_agent_that_says_nothing_is_given_up() {
         let client = client(|stream, _| {
             thread::sleep(Duration::from_secs(5));
