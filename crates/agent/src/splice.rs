@@ -4,12 +4,12 @@ use std::{net::TcpStream, os::fd::OwnedFd};
 
 use nix::{
     errno::Errno,
-    poll::{PollFd, PollFlags, PollTimeout, poll},
+    poll::{PollFd, PollTimeout, poll},
 };
 
 use crate::{
     error::{Result, cannot, errno},
-    pump::Pump,
+    pump::{self, Pump},
     serve::Connection,
 };
 
@@ -41,10 +41,13 @@ fn wait(pumps: &mut [Pump]) -> nix::Result<()> {
         Ok(_) | Err(Errno::EINTR) => {}
         Err(errno) => return Err(errno),
     }
-    let gone = PollFlags::POLLHUP | PollFlags::POLLERR;
-    let gone = |fd: &PollFd<'_>| fd.revents().is_some_and(|events| events.intersects(gone));
-    let gone: Vec<bool> = fds.iter().map(gone).collect();
-    for (pump, _) in pumps.iter_mut().zip(gone).filter(|(_, gone)| *gone) {
+    // The sinks come first.
+    let hung_up: Vec<bool> = fds.iter().map(pump::hung_up).collect();
+    for (pump, _) in pumps
+        .iter_mut()
+        .zip(hung_up)
+        .filter(|(_, hung_up)| *hung_up)
+    {
         pump.sink_hung_up();
     }
     Ok(())
