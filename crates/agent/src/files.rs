@@ -36,7 +36,12 @@ fn put_unless(path: &str, content: &[u8], spared: impl Fn(&Path) -> bool) -> Res
     if !spared(&target) && write(&target, content).is_ok() {
         return Ok(());
     }
-    cover(&target, content)
+    let cover = Path::new(COVERS).join(target.file_name().unwrap_or_default());
+    if spared(&cover) {
+        return Err(write_failed(&cover)(Errno::EROFS));
+    }
+    write(&cover, content).map_err(|error| write_failed(&cover)(errno(&error)))?;
+    mount_over(&target, &cover)
 }
 
 /// Where `path` leads through links, the last of which may lead to nothing.
@@ -65,13 +70,9 @@ fn write(path: &Path, content: &[u8]) -> std::io::Result<()> {
     fs::write(path, content)
 }
 
-/// Mounts a file with `content` over one that exists.
-fn cover(target: &Path, content: &[u8]) -> Result<()> {
-    let name = target.file_name().unwrap_or_default();
-    let cover = Path::new(COVERS).join(name);
-    write(&cover, content).map_err(|error| write_failed(&cover)(errno(&error)))?;
+fn mount_over(target: &Path, cover: &Path) -> Result<()> {
     let none = None::<&str>;
-    mount(Some(&cover), target, none, MsFlags::MS_BIND, none).map_err(cannot(format!(
+    mount(Some(cover), target, none, MsFlags::MS_BIND, none).map_err(cannot(format!(
         "mount {} over {}",
         cover.display(),
         target.display()
@@ -204,6 +205,8 @@ mod tests {
             assert_eq!(content(PATH), "the host's");
             assert!(put_unless("/etc/hosts", b"ours", spared).is_err());
             assert!(!Path::new("/etc/hosts").exists());
+            assert!(put_unless(PATH, b"ours", |_| true).is_err());
+            assert_eq!(content(PATH), "the host's");
             // A link out of it is another matter.
             fs::remove_file(PATH).unwrap();
             symlink("/run/resolv.conf", PATH).unwrap();
