@@ -18,12 +18,14 @@ mod command;
 mod error;
 pub mod host;
 mod machine;
+mod net;
 mod stdio;
 
 pub use agent_client::{Error as AgentError, FailureKind, Remote, Size};
 pub use command::{Child, Command, ExitStatus, Output};
 pub use error::Error;
 pub use machine::{Builder, Machine};
+pub use net::Listener;
 pub use spec::{Cpus, Hostname, Image, MachineSpec, Memory, Share};
 pub use stdio::Stdio;
 pub use supervisor::{ProcessInfo, Timings};
