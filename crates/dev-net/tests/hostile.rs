@@ -6,6 +6,7 @@
 )]
 
 mod guest;
+mod stack;
 
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
 use std::os::fd::{AsFd, AsRawFd};
@@ -14,11 +15,11 @@ use std::time::{Duration, Instant};
 
 use dev_net::header::Header;
 use guest::frames::{self, GUEST, ROUTER, ethernet, ipv4, tcp, udp};
-use guest::stack::Stack;
 use guest::{ALL, Guest, Host, MAC, PATIENCE, config, dialer};
 use nix::sys::socket::{MsgFlags, recv, send};
 use proptest::prelude::*;
 use smoltcp::socket::tcp::State;
+use stack::Stack;
 use vq_driver::{Buffer, Descriptor, F_NEXT};
 use wire::net::{Ask, Failure, Tell};
 

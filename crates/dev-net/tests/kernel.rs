@@ -7,6 +7,7 @@
 )]
 
 mod guest;
+mod namespace;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
@@ -14,9 +15,9 @@ use std::os::fd::AsFd;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use guest::namespace::{enter, ip, is_possible, offload, tap};
-use guest::pump::Pump;
 use guest::{ALL, Guest, Host, PATIENCE, config, dialer};
+use namespace::pump::Pump;
+use namespace::{enter, ip, is_possible, offload, tap};
 use wire::net::Tell;
 
 /// Runs `test` on a thread whose kernel is the guest's.

@@ -6,6 +6,7 @@
 )]
 
 mod guest;
+mod namespace;
 
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::os::fd::OwnedFd;
@@ -17,8 +18,8 @@ use dev_net::header::{Header, Segments, feature};
 use dev_net::{Net, OtherEnd};
 use device::serve::Server;
 use guest::frames::{self, checksum, ethernet, pseudo, read_ipv4, udp};
-use guest::namespace::{enter, ip, is_possible, tap};
 use guest::{ALL, Guest, config};
+use namespace::{enter, ip, is_possible, tap};
 use wire::net::Backend;
 
 const HOST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 1);

@@ -6,6 +6,7 @@
 )]
 
 mod guest;
+mod stack;
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, TcpListener, TcpStream};
@@ -14,9 +15,9 @@ use std::thread;
 use std::time::Duration;
 
 use dev_net::header::feature;
-use guest::stack::Stack;
 use guest::{ALL, Guest, Host, PATIENCE, config, dialer};
 use smoltcp::socket::tcp::State;
+use stack::Stack;
 use wire::net::Tell;
 
 const HOST4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 2, 3));

@@ -1,5 +1,4 @@
-//! A guest's network driver over `vq-driver`, a device for it in a thread of the test, and in
-//! `stack` a whole TCP/IP of somebody else's on top.
+//! A guest's network driver over `vq-driver`, and a device for it in a thread of the test.
 
 #![allow(
     dead_code,
@@ -13,9 +12,6 @@
 
 pub mod dialer;
 pub mod frames;
-pub mod namespace;
-pub mod pump;
-pub mod stack;
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;

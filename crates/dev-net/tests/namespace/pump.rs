@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use dev_net::header::Header;
 
-use super::Guest;
+use crate::guest::Guest;
 
 /// A pump, which stops when it is dropped.
 pub struct Pump {

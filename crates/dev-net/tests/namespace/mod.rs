@@ -1,6 +1,13 @@
 //! A network namespace with a TAP device, whose kernel is the guest or the host.
 
 #![allow(unsafe_code, reason = "no safe call attaches to a TAP device")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test file uses a part of it"
+)]
+
+pub mod pump;
 
 use std::fs::{File, OpenOptions};
 use std::os::fd::{AsRawFd, OwnedFd};
