@@ -141,19 +141,23 @@ impl Bench {
         let size = size.min(self.mtu - 40);
         let payload = vec![0x55; size];
         let ports: Vec<u16> = self.streams.keys().copied().collect();
-        let (mut packets, begin) = (0_usize, Instant::now());
+        let (mut packets, mut bytes, begin) = (0_usize, 0_usize, Instant::now());
         while begin.elapsed() < TIME {
             let mut sent = false;
             for port in &ports {
                 let stream = *self.streams.get(port).unwrap();
                 let flying = stream.seq.wrapping_sub(stream.acked);
-                if flying + size as u32 > stream.window || !self.guest.may_send() {
+                let room = stream.window.saturating_sub(flying) as usize;
+                // A part only where a whole one never fits.
+                let length = if flying == 0 { size.min(room) } else { size };
+                if length == 0 || length > room || !self.guest.may_send() {
                     continue;
                 }
-                let frame = tcp_raw(&stream, &payload);
+                let frame = tcp_raw(&stream, &payload[..length]);
                 self.guest.send(&checksummed(), &frame);
-                self.streams.get_mut(port).unwrap().seq = stream.seq.wrapping_add(size as u32);
+                self.streams.get_mut(port).unwrap().seq = stream.seq.wrapping_add(length as u32);
                 packets += 1;
+                bytes += length;
                 sent = true;
             }
             let wait = if sent {
@@ -164,7 +168,7 @@ impl Bench {
             self.take(wait);
         }
         let seconds = begin.elapsed().as_secs_f64();
-        ((packets * size) as f64 / seconds, packets as f64 / seconds)
+        (bytes as f64 / seconds, packets as f64 / seconds)
     }
 
     /// Takes what the host sends for a while.
