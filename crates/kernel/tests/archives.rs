@@ -87,7 +87,7 @@ fn the_setup_survives_its_archive_behind_another() {
         hostname: "guest".into(),
         root: Root::Overlay { tag: "root".into() },
         shares: vec![Share {
-        network: None,
+            network: None,
             tag: "one".into(),
             path: "/mnt".into(),
             read_only: true,
