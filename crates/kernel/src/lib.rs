@@ -50,4 +50,6 @@ pub(crate) const USEFUL_MODULES: &[&str] = &[
     "pvpanic_mmio",
     // The power button wakes whoever listens for it.
     "button",
+    // The network, where a machine has one.
+    "virtio_net",
 ];

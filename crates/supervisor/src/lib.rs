@@ -26,12 +26,13 @@ mod memory;
 mod plan;
 mod programs;
 mod tail;
+mod unit;
 mod watch;
 
 use std::{io, path::PathBuf, time::Duration};
 
 pub use machine::{Machine, ProcessInfo, Timings};
-pub use plan::{Device, Plan};
+pub use plan::{Device, Dialer, Nameservers, Plan, Uplink};
 pub use programs::Programs;
 pub use tail::printable;
 

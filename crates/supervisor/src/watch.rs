@@ -12,6 +12,7 @@ use jailer::Group;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use wire::{
     agent::{READY_PORT, Ready},
+    net::DialerRequest,
     vmm::{End, Event},
 };
 
@@ -21,6 +22,7 @@ use crate::{
     console::Console,
     launch::{Channels, Launched, launch, named},
     machine::{Shared, State, system},
+    unit::Unit,
 };
 
 /// When a component ends, the reason may be on its way from another: a device ends when the VMM
@@ -29,6 +31,10 @@ const GRACE: Duration = Duration::from_millis(300);
 
 /// How long the guest's agent has to say what it began to say.
 const READY_MESSAGE_WITHIN: Duration = Duration::from_secs(5);
+
+/// How often the host's name servers are looked at. They change when somebody moves to another
+/// network, and a guest's resolver tries for longer than this.
+const LOOK_EVERY: Duration = Duration::from_secs(3);
 
 /// Runs a machine from its launch to its end. When this returns no process of it is left.
 pub(crate) fn supervise(
@@ -56,6 +62,9 @@ pub(crate) fn supervise(
 /// The processes of a machine. The VMM is the first component.
 struct Family {
     components: Vec<Component>,
+    units: Vec<Unit>,
+    /// When to look at the host's name servers again, if there is a dialer.
+    look_at: Option<Instant>,
     /// Goes after the processes in it.
     _group: Option<Group>,
     vsock: Option<usize>,
@@ -82,8 +91,12 @@ impl Family {
     const VMM: usize = 0;
 
     fn new(launched: Launched, started: Instant, shared: &Arc<Shared>) -> (Self, PipeReader) {
+        let dialed = |unit: &Unit| unit.device.dialer.is_some();
+        let look_at = launched.units.iter().any(dialed).then(look_at).flatten();
         let family = Self {
             components: launched.components,
+            units: launched.units,
+            look_at,
             _group: launched.group,
             vsock: launched.vsock,
             suspicion: None,
@@ -118,6 +131,7 @@ impl Family {
                 }
             }
             self.check_deadlines()?;
+            self.look_at_nameservers();
         }
     }
 
@@ -158,6 +172,7 @@ impl Family {
         let due = self.components.iter().filter_map(|component| component.due);
         let next = due
             .chain(self.suspicion.as_ref().map(|suspicion| suspicion.at))
+            .chain(self.look_at)
             .min();
         next.map_or(PollTimeout::NONE, |at| {
             let left = at.saturating_duration_since(Instant::now());
@@ -307,6 +322,26 @@ impl Family {
         }
     }
 
+    /// Tells dialers of name servers that have changed.
+    fn look_at_nameservers(&mut self) {
+        if self.look_at.is_none_or(|at| at > Instant::now()) {
+            return;
+        }
+        self.look_at = look_at();
+        for (dialer, index) in self.units.iter_mut().filter_map(Unit::dialer) {
+            let component = self.components.get(index);
+            let Some(component) = component.filter(|c| !c.gone && c.due.is_none()) else {
+                continue;
+            };
+            if let Some(changed) = (dialer.nameservers)() {
+                dialer.config.nameservers.clone_from(&changed);
+                // One that does not listen is gone, or about to be.
+                let request = DialerRequest::Nameservers(changed);
+                let _ = component.channel.send(&request, &[]);
+            }
+        }
+    }
+
     fn check_deadlines(&mut self) -> Result<(), Error> {
         let now = Instant::now();
         let due = |suspicion: &mut Suspicion| suspicion.at <= now;
@@ -319,6 +354,10 @@ impl Family {
             None => Ok(()),
         }
     }
+}
+
+fn look_at() -> Option<Instant> {
+    Instant::now().checked_add(LOOK_EVERY)
 }
 
 fn end_or_error(end: End) -> Result<End, Error> {
