@@ -90,6 +90,7 @@ pub(crate) fn policy(table: &Table, name: &str, trace: bool) -> Result<&'static 
             why: text(&floor.value.why),
         },
         namespaces: words(&table.namespaces, "namespace", Namespace::from_name)?,
+        shared: words(&table.shared, "namespace", Namespace::from_name)?,
         capabilities: words(&table.capabilities, "capability", Capability::from_name)?,
         limits: limits(table)?,
         calls: calls(table)?,

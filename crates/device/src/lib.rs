@@ -6,7 +6,7 @@
 //! 2. checks the configuration, and refuses what cannot be served with the reason
 //!    ([`Builder::prepare`]);
 //! 3. closes the jail around the process, with the policy named [`Builder::COMPONENT`]
-//!    ([`jailer::confine`]);
+//!    ([`jailer::confine_to`]);
 //! 4. says that it is ready;
 //! 5. builds the device and serves it ([`Builder::serve`]).
 //!

@@ -44,6 +44,11 @@ pub trait Builder: Sized {
         Vec::new()
     }
 
+    /// TCP ports that it may connect to, all if there is no list. None, unless the device says so.
+    fn ports(&self) -> Option<Vec<u16>> {
+        Some(Vec::new())
+    }
+
     /// Builds the device and serves it until its front end or the host on `control` is gone.
     ///
     /// # Errors
@@ -100,7 +105,12 @@ pub fn run<B: Builder>() -> ExitCode {
 
 fn confine<B: Builder>(builder: &B) -> Result<Confined, JailError> {
     let policy = policy::component(B::COMPONENT).ok_or(JailError::Policy(B::COMPONENT))?;
-    Ok(jailer::confine(policy, &builder.grants())?)
+    let ports = builder.ports();
+    Ok(jailer::confine_to(
+        policy,
+        &builder.grants(),
+        ports.as_deref(),
+    )?)
 }
 
 /// Writes the error and its causes to the log as one line.

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use landlock::{
-    ABI, Access as _, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, Ruleset,
+    ABI, Access as _, AccessFs, AccessNet, CompatLevel, Compatible, NetPort, PathBeneath, Ruleset,
     RulesetAttr, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
 };
 use policy::{Policy, Proc};
@@ -58,6 +58,20 @@ pub struct Confined {
 /// [`Error::Confine`] and [`Error::Landlock`]: the process is in an undefined state between free
 /// and confined, and must end.
 pub fn confine(policy: &'static Policy, grants: &[Grant<'_>]) -> Result<Confined> {
+    confine_to(policy, grants, Some(&[]))
+}
+
+/// As [`confine`], for a process that shares the host's network. `ports` are those that it may
+/// connect TCP sockets to, all if there is no list; a kernel before Landlock's version 4 does not
+/// tell them apart.
+///
+/// # Errors
+/// As [`confine`].
+pub fn confine_to(
+    policy: &'static Policy,
+    grants: &[Grant<'_>],
+    ports: Option<&[u16]>,
+) -> Result<Confined> {
     if cfg!(feature = "test-jail-off") {
         return Ok(Confined {
             proc_self_fd: keep_proc(policy)?,
@@ -77,7 +91,7 @@ pub fn confine(policy: &'static Policy, grants: &[Grant<'_>]) -> Result<Confined
         drop_capabilities(policy)?;
     }
     gain_no_privileges()?;
-    let landlock_complete = layers::closed(Layer::Landlock) && restrict_paths(policy, grants)?;
+    let landlock_complete = layers::closed(Layer::Landlock) && restrict(policy, grants, ports)?;
     hide_memory()?;
     #[cfg(not(feature = "trace"))]
     filter_calls(policy)?;
@@ -173,29 +187,40 @@ pub(crate) fn gain_no_privileges() -> Result<()> {
         .map_err(|error| Error::Confine("renounce new privileges", "", error))
 }
 
-/// Forbids every path but those below `grants`, every TCP port, abstract sockets and signals to
-/// others. Returns whether the kernel enforces all that we know of.
-pub(crate) fn restrict_paths(policy: &Policy, grants: &[Grant<'_>]) -> Result<bool> {
+/// Forbids every path but those below `grants`, binding TCP ports and connecting to any but
+/// `ports`, abstract sockets and signals to others. Returns whether the kernel enforces all that we
+/// know of.
+pub(crate) fn restrict(
+    policy: &Policy,
+    grants: &[Grant<'_>],
+    ports: Option<&[u16]>,
+) -> Result<bool> {
     let floor = policy.landlock_floor.value;
     // A floor above what we know of is one too, and a kernel without Landlock is told from it below.
     if let Some(found) = sys::landlock_abi().filter(|found| *found < floor) {
         return Err(Error::LandlockFloor { floor, found });
     }
-    let restrict = || -> std::result::Result<RulesetStatus, RulesetError> {
+    let apply = || -> std::result::Result<RulesetStatus, RulesetError> {
         let mut ruleset = Ruleset::default()
             .set_compatibility(CompatLevel::HardRequirement)
             .handle_access(AccessFs::from_all(version(floor)))?
             .set_compatibility(CompatLevel::BestEffort)
             .handle_access(AccessFs::from_all(NEWEST))?
-            .handle_access(AccessNet::from_all(NEWEST))?
+            .handle_access(match ports {
+                Some(_) => AccessNet::from_all(NEWEST),
+                None => AccessNet::BindTcp.into(),
+            })?
             .scope(Scope::from_all(NEWEST))?
             .create()?;
         for grant in grants {
             ruleset = ruleset.add_rule(PathBeneath::new(grant.fd, rights(grant.access)))?;
         }
+        for port in ports.unwrap_or_default() {
+            ruleset = ruleset.add_rule(NetPort::new(*port, AccessNet::ConnectTcp))?;
+        }
         Ok(ruleset.restrict_self()?.ruleset)
     };
-    restrict()
+    apply()
         .map(|status| status == RulesetStatus::FullyEnforced)
         .map_err(|error| Error::Landlock(floor, error))
 }

@@ -41,7 +41,7 @@ use std::io;
 
 pub use cgroup::{Budget, Delegation, Group, Leaf, cgroup_directories};
 pub use identity::effective as effective_identity;
-pub use inside::{Access, Confined, Grant, confine};
+pub use inside::{Access, Confined, Grant, confine, confine_to};
 #[cfg(feature = "test-layers")]
 pub use layers::{Layer, leave_out};
 pub use outside::{Launch, spawn};

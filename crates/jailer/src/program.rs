@@ -65,7 +65,8 @@ fn steps(policy: &'static Policy, program: &Program<'_>) -> Result<io::Error> {
         fd: tree.as_fd(),
         access: *access,
     });
-    inside::restrict_paths(policy, &granted.chain([file]).collect::<Vec<_>>())?;
+    let grants: Vec<_> = granted.chain([file]).collect();
+    inside::restrict(policy, &grants, Some(&[]))?;
     let pointers = [program.argv, program.env].map(pointers);
     sys::close_from_at_exec(3)
         .and_then(|()| {

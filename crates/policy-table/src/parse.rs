@@ -22,6 +22,8 @@ struct File {
     #[serde(default)]
     namespaces: BTreeMap<String, Spanned<String>>,
     #[serde(default)]
+    shared: BTreeMap<String, Spanned<String>>,
+    #[serde(default)]
     capabilities: BTreeMap<String, Spanned<String>>,
     #[serde(default)]
     limits: BTreeMap<String, Spanned<Number>>,
@@ -120,6 +122,9 @@ pub struct Table {
     pub floor: Option<Entry<Number>>,
     /// By name, with the reason.
     pub namespaces: BTreeMap<String, Entry<String>>,
+    /// Namespaces of an included file that the program does without, by name, with the reason: it
+    /// stays in the host's.
+    pub shared: BTreeMap<String, Entry<String>>,
     /// By name, with the reason.
     pub capabilities: BTreeMap<String, Entry<String>>,
     /// By the resource's name.
@@ -222,6 +227,7 @@ fn lay(source: &Source<'_>, file: File, table: &mut Table) -> Result<(), Error> 
     for (name, why) in file.namespaces {
         table.namespaces.insert(name, source.entry(why, |why| why)?);
     }
+    share(source, file.shared, table)?;
     for (name, why) in file.capabilities {
         table
             .capabilities
@@ -253,6 +259,30 @@ fn lay(source: &Source<'_>, file: File, table: &mut Table) -> Result<(), Error> 
             place: entry.place,
         };
         table.calls.insert(name, call);
+    }
+    Ok(())
+}
+
+/// Moves namespaces from those of the program's own to those that it shares with the host.
+fn share(
+    source: &Source<'_>,
+    shared: BTreeMap<String, Spanned<String>>,
+    table: &mut Table,
+) -> Result<(), Error> {
+    for (name, why) in shared {
+        let entry = source.entry(why, |why| why)?;
+        let place = &entry.place;
+        if ["user", "mount"].contains(&name.as_str()) {
+            return Err(format!(
+                "{place}: the {name} namespace cannot be shared, the jail is made in it"
+            ));
+        }
+        if table.namespaces.remove(&name).is_none() {
+            return Err(format!(
+                "{place}: `{name}` is no namespace of an included file, so there is none to share"
+            ));
+        }
+        table.shared.insert(name, entry);
     }
     Ok(())
 }

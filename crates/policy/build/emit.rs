@@ -47,26 +47,22 @@ pub(crate) fn policy(
             "landlock_floor: Reasoned {{ value: {value}, why: {why:?} }},"
         ));
     }
-    line(list(
-        "namespaces",
-        table.namespaces.iter().map(|(name, why)| {
-            format!(
-                "Reasoned {{ value: Namespace::{}, why: {:?} }}",
-                camel(name),
-                why.value
-            )
-        }),
-    ));
-    line(list(
-        "capabilities",
-        table.capabilities.iter().map(|(name, why)| {
-            format!(
-                "Reasoned {{ value: Capability::{}, why: {:?} }}",
-                camel(name),
-                why.value
-            )
-        }),
-    ));
+    for (field, word, entries) in [
+        ("namespaces", "Namespace", &table.namespaces),
+        ("shared", "Namespace", &table.shared),
+        ("capabilities", "Capability", &table.capabilities),
+    ] {
+        line(list(
+            field,
+            entries.iter().map(|(name, why)| {
+                format!(
+                    "Reasoned {{ value: {word}::{}, why: {:?} }}",
+                    camel(name),
+                    why.value
+                )
+            }),
+        ));
+    }
     line(list("limits", table.limits.iter().map(|(name, limit)| {
         let (value, why) = (limit.value.value, &limit.value.why);
         let resource = camel(name);

@@ -73,6 +73,8 @@ pub struct Policy {
     pub landlock_floor: Reasoned<u32>,
     /// Namespaces of its own.
     pub namespaces: &'static [Reasoned<Namespace>],
+    /// Namespaces that it shares with the host.
+    pub shared: &'static [Reasoned<Namespace>],
     /// Capabilities in its user namespace that it keeps.
     pub capabilities: &'static [Reasoned<Capability>],
     /// Resource limits.

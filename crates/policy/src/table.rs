@@ -19,6 +19,10 @@ impl Display for Policy {
         for namespace in self.namespaces {
             row(f, "namespace", namespace.value.name(), namespace.why)?;
         }
+        for namespace in self.shared {
+            let text = format!("{} of the host", namespace.value.name());
+            row(f, "namespace", &text, namespace.why)?;
+        }
         row(
             f,
             "root",

@@ -90,7 +90,7 @@ fn argument(index: usize, value: u64) -> [u64; 6] {
     arguments
 }
 
-const COMPONENTS: [&str; 3] = ["vmm", "dev-fs", "dev-vsock"];
+const COMPONENTS: [&str; 5] = ["vmm", "dev-fs", "dev-vsock", "dev-net", "dialer"];
 
 #[test]
 fn reading_is_allowed_and_executing_ends_every_component() {
@@ -172,6 +172,62 @@ fn an_address_that_fits_in_the_upper_half_is_not_null() {
     assert_eq!(on("vmm", libc::SYS_sendto, argument(4, 0)), ALLOW);
     assert_eq!(on("vmm", libc::SYS_sendto, argument(4, 1 << 32)), KILL);
     assert_eq!(on("vmm", libc::SYS_sendto, argument(4, 1)), KILL);
+}
+
+#[test]
+fn nothing_connects_with_the_first_bytes_that_it_sends() {
+    const MSG_FASTOPEN: u64 = 0x2000_0000;
+    const MSG_NOSIGNAL: u64 = 0x4000;
+    for component in COMPONENTS {
+        for (call, flags) in [(libc::SYS_sendto, 3), (libc::SYS_sendmsg, 2)] {
+            let with = |bits| on(component, call, argument(flags, bits));
+            assert_eq!(with(MSG_NOSIGNAL), ALLOW, "{component}");
+            assert_eq!(with(MSG_FASTOPEN), KILL, "{component}");
+            assert_eq!(with(MSG_FASTOPEN | MSG_NOSIGNAL), KILL, "{component}");
+        }
+    }
+}
+
+#[test]
+fn only_the_dialer_makes_internet_sockets_and_no_other_kind() {
+    let socket = |component, arguments: [i32; 3]| {
+        let [domain, kind, protocol] = arguments.map(|argument| argument.try_into().unwrap());
+        let arguments = [domain, kind, protocol, 0, 0, 0];
+        on(component, libc::SYS_socket, arguments)
+    };
+    let cloexec = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    let (v4, v6) = (libc::AF_INET, libc::AF_INET6);
+    let (stream, datagram) = (libc::SOCK_STREAM | cloexec, libc::SOCK_DGRAM | cloexec);
+    let made = [
+        [v4, stream, 0],
+        [v6, stream, 0],
+        [v4, datagram, 0],
+        [v6, datagram, 0],
+        [v4, datagram, libc::IPPROTO_ICMP],
+        [v6, datagram, libc::IPPROTO_ICMPV6],
+    ];
+    let not_made = [
+        [v4, libc::SOCK_RAW, libc::IPPROTO_ICMP],
+        [v4, libc::SOCK_RAW, 0],
+        [v4, stream, libc::IPPROTO_MPTCP],
+        [v4, datagram, libc::IPPROTO_UDPLITE],
+        [v6, datagram, libc::IPPROTO_ICMP],
+        [libc::AF_UNIX, stream, 0],
+        [libc::AF_UNIX, datagram, 0],
+        [libc::AF_NETLINK, libc::SOCK_RAW, 0],
+        [libc::AF_PACKET, libc::SOCK_DGRAM, 0],
+        [libc::AF_VSOCK, stream, 0],
+    ];
+    for arguments in made {
+        assert_eq!(socket("dialer", arguments), ALLOW, "{arguments:?}");
+        assert_eq!(socket("dev-net", arguments), KILL, "{arguments:?}");
+    }
+    for arguments in not_made {
+        assert_eq!(socket("dialer", arguments), KILL, "{arguments:?}");
+    }
+    for call in [libc::SYS_bind, libc::SYS_listen, libc::SYS_socketpair] {
+        assert_eq!(on("dialer", call, [1; 6]), KILL);
+    }
 }
 
 #[test]

@@ -70,7 +70,7 @@ fn an_unknown_system_call_is_named_with_file_and_line() {
 #[test]
 fn a_call_of_another_architecture_is_named_unless_it_says_so() {
     let policies = Path::new(env!("CARGO_MANIFEST_DIR")).join("policies");
-    for component in ["vmm", "dev-fs", "dev-vsock"] {
+    for component in ["vmm", "dev-fs", "dev-vsock", "dev-net", "dialer"] {
         let table = read(&policies, component).unwrap();
         for architecture in ["x86_64", "aarch64"] {
             filters(&table, architecture, false).unwrap();
@@ -164,6 +164,35 @@ fn files_that_include_each_other_are_refused() {
     fs::write(place.path().join("x.toml"), "include = [\"x.toml\"]").unwrap();
     let text = read(place.path(), "x").map(drop).unwrap_err();
     assert_eq!(text, "x.toml: files include each other");
+}
+
+#[test]
+fn a_namespace_of_an_included_file_is_left_out_with_its_reason() {
+    let place = tempfile::tempdir().unwrap();
+    let common = COMPLETE.replace("[namespaces]", "[namespaces]\nnet = \"a reason\"");
+    fs::write(place.path().join("common.toml"), common).unwrap();
+    let shared = |lines: &str| {
+        let text = format!("include = [\"common.toml\"]\n[shared]\n{lines}");
+        fs::write(place.path().join("x.toml"), text).unwrap();
+        read(place.path(), "x")
+    };
+    let table = shared("net = \"a reason\"").unwrap();
+    assert!(!table.namespaces.contains_key("net"));
+    assert_eq!(table.shared["net"].value, "a reason");
+    for (lines, what) in [
+        ("net = \" \"", "a line without a reason"),
+        (
+            "uts = \"a reason\"",
+            "`uts` is no namespace of an included file",
+        ),
+        ("user = \"a reason\"", "the user namespace cannot be shared"),
+    ] {
+        let text = shared(lines).map(drop).unwrap_err();
+        assert!(
+            text.starts_with("x.toml:3: ") && text.contains(what),
+            "{text}"
+        );
+    }
 }
 
 #[test]

@@ -4,29 +4,27 @@ use policy::{Identity, Namespace, Resource};
 
 #[test]
 fn every_component_has_a_table_and_others_have_none() {
-    for name in ["vmm", "dev-fs", "dev-vsock"] {
+    for name in ["vmm", "dev-fs", "dev-vsock", "dev-net", "dialer"] {
         assert_eq!(policy::component(name).unwrap().component, name);
     }
     assert!(policy::component("nobody").is_none());
-    assert_eq!(policy::all().len(), 3);
+    assert_eq!(policy::all().len(), 5);
 }
 
 #[test]
-fn every_component_has_all_namespaces_and_no_core_dump() {
+fn every_component_has_all_namespaces_but_the_dialer_the_network_s_and_no_core_dump() {
     for policy in policy::all() {
         let flags = policy
             .namespaces
             .iter()
             .fold(0, |flags, line| flags | line.value.flag());
-        for namespace in [
-            Namespace::User,
-            Namespace::Mount,
-            Namespace::Pid,
-            Namespace::Net,
-        ] {
+        for namespace in [Namespace::User, Namespace::Mount, Namespace::Pid] {
             assert_ne!(flags & namespace.flag(), 0, "{}", policy.component);
         }
-        assert_eq!(policy.namespaces.len(), 7);
+        let shared: Vec<_> = policy.shared.iter().map(|line| line.value).collect();
+        let shares = policy.component == "dialer";
+        assert_eq!(shared, [Namespace::Net][..usize::from(shares)]);
+        assert_eq!(policy.namespaces.len() + shared.len(), 7);
         let core = policy
             .limits
             .iter()
@@ -60,8 +58,10 @@ fn a_policy_prints_every_line_with_its_reason() {
                 assert!(text.contains(alternative), "{alternative}");
             }
         }
-        for limit in policy.limits {
-            assert!(text.contains(limit.why));
+        let limits = policy.limits.iter().map(|line| line.why);
+        let shared = policy.shared.iter().map(|line| line.why);
+        for why in limits.chain(shared) {
+            assert!(text.contains(why));
         }
         assert!(text.ends_with("ends the process\n"));
     }
