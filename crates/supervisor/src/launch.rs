@@ -73,13 +73,6 @@ pub(crate) struct Launched {
     pub(crate) vmm_started: Instant,
 }
 
-impl Launched {
-    pub(crate) fn processes(&self) -> Vec<(String, i32)> {
-        let info = |component: &Component| (component.name.clone(), component.process.pid());
-        self.components.iter().map(info).collect()
-    }
-}
-
 /// Starts the VMM first: it loads the kernel while the devices are being started.
 pub(crate) fn launch(plan: &mut Plan, channels: Channels) -> Result<Launched, Error> {
     let mut devices = std::mem::take(&mut plan.devices);
@@ -112,8 +105,9 @@ pub(crate) fn launch(plan: &mut Plan, channels: Channels) -> Result<Launched, Er
             Some(channel) => channel,
             None => pair(&device.name)?,
         };
-        let unit = Unit::new(device, components.len());
+        let mut unit = Unit::new(device, components.len());
         components.extend(unit.start(&plan.programs, group.as_ref(), listener, channel)?);
+        unit.started();
         units.push(unit);
     }
     let vsock = vsock.and_then(|index| units.get(index)).map(Unit::first);
@@ -203,5 +197,6 @@ fn describe(device: &Device) -> wire::vmm::Device {
         resource: device.name.clone(),
         virtio_id: device.virtio_id,
         queues: device.queues.clone(),
+        replaceable: device.replaceable,
     }
 }

@@ -25,6 +25,7 @@ mod machine;
 mod memory;
 mod plan;
 mod programs;
+mod replace;
 mod tail;
 mod unit;
 mod watch;

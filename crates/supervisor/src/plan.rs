@@ -47,6 +47,9 @@ pub struct Device {
     pub resources: Vec<(String, OwnedFd)>,
     /// The process that makes its sockets for it.
     pub dialer: Option<Dialer>,
+    /// Another process takes its place if it dies, with the same configuration and resources. It
+    /// has to use its queues in order, and to be of use without what it knew.
+    pub replaceable: bool,
 }
 
 /// The process between a network device and the host's network.
@@ -100,6 +103,7 @@ impl Device {
             config: encode(config)?,
             resources: vec![("root".to_owned(), root)],
             dialer: None,
+            replaceable: false,
         })
     }
 
@@ -129,6 +133,7 @@ impl Device {
             config: encode(config)?,
             resources: resources.collect(),
             dialer,
+            replaceable: true,
         })
     }
 
@@ -142,6 +147,7 @@ impl Device {
             config: encode(config)?,
             resources: Vec::new(),
             dialer: None,
+            replaceable: false,
         })
     }
 }

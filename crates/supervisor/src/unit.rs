@@ -1,6 +1,10 @@
 //! The processes of one device: its own, and the dialer that makes its sockets.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::{
+    ops::Range,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    time::{Duration, Instant},
+};
 
 use handoff::Channel;
 use jailer::Group;
@@ -18,16 +22,49 @@ const JOINTS: [&str; 2] = ["streams", "datagrams"];
 /// What people call the dialer.
 pub(crate) const DIALER: &str = "dialer";
 
-/// A device and its processes among a machine's components.
+/// So many deaths of one device within [`STORM_WITHIN`] are borne. A device that dies at every
+/// packet would otherwise be started for ever.
+const DEATHS_BORNE: usize = 5;
+
+const STORM_WITHIN: Duration = Duration::from_secs(10);
+
+/// A device and its processes among a machine's components. If it is replaceable they are replaced
+/// together: neither knows how far the other had come.
 pub(crate) struct Unit {
     pub(crate) device: Device,
     /// Which component is the device's own process. The dialer, if there is one, is the next.
     first: usize,
+    /// Which of the device's processes it is, as the VMM counts them.
+    pub(crate) life: u32,
+    /// The last ones.
+    deaths: Vec<Instant>,
+    pub(crate) loss: Option<Loss>,
+}
+
+/// The VMM has given up the connection to a device's process, which therefore ends.
+pub(crate) struct Loss {
+    /// What the process did.
+    pub(crate) reason: String,
+    /// When it is killed if it has not ended by itself.
+    pub(crate) kill_at: Option<Instant>,
 }
 
 impl Unit {
     pub(crate) const fn new(device: Device, first: usize) -> Self {
-        Self { device, first }
+        Self {
+            device,
+            first,
+            life: 0,
+            deaths: Vec::new(),
+            loss: None,
+        }
+    }
+
+    /// Its processes have been started. Those that are never started again need nothing any more.
+    pub(crate) fn started(&mut self) {
+        if !self.device.replaceable {
+            self.device.resources.clear();
+        }
     }
 
     /// Which component is the device's own process.
@@ -39,6 +76,22 @@ impl Unit {
     pub(crate) fn dialer(&mut self) -> Option<(&mut Dialer, usize)> {
         let index = self.first.checked_add(1)?;
         Some((self.device.dialer.as_mut()?, index))
+    }
+
+    /// Which components are its own.
+    pub(crate) fn members(&self) -> Range<usize> {
+        let count = 1_usize.saturating_add(usize::from(self.device.dialer.is_some()));
+        self.first..self.first.saturating_add(count)
+    }
+
+    /// One of its processes has died. `true` if there is to be a next life.
+    pub(crate) fn mourn(&mut self, now: Instant) -> bool {
+        let recent = |death: &Instant| now.saturating_duration_since(*death) < STORM_WITHIN;
+        self.deaths.retain(recent);
+        self.deaths.push(now);
+        let goes_on = self.device.replaceable && self.deaths.len() <= DEATHS_BORNE;
+        self.life = self.life.saturating_add(u32::from(goes_on));
+        goes_on
     }
 
     /// Starts its processes, in the order of the components. The device takes its front end's
@@ -122,4 +175,45 @@ fn joint(name: &'static str) -> Result<Joint, Error> {
         device,
         dialer,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unit(replaceable: bool) -> Unit {
+        let config = wire::vsock::Config {
+            guest_cid: 3,
+            accept_ports: Vec::new(),
+        };
+        let mut device = Device::vsock(&config).unwrap();
+        device.replaceable = replaceable;
+        Unit::new(device, 1)
+    }
+
+    #[test]
+    fn five_deaths_in_ten_seconds_are_borne_and_the_sixth_is_not() {
+        let mut unit = unit(true);
+        let start = Instant::now();
+        for second in 0..5 {
+            assert!(unit.mourn(start + Duration::from_secs(second)));
+        }
+        assert_eq!(unit.life, 5);
+        assert!(!unit.mourn(start + Duration::from_secs(9)));
+        assert_eq!(unit.life, 5);
+    }
+
+    #[test]
+    fn deaths_that_are_long_past_do_not_count() {
+        let mut unit = unit(true);
+        let start = Instant::now();
+        for death in 0..50 {
+            assert!(unit.mourn(start + Duration::from_secs(3 * death)));
+        }
+    }
+
+    #[test]
+    fn a_device_that_is_not_replaceable_dies_once() {
+        assert!(!unit(false).mourn(Instant::now()));
+    }
 }
