@@ -13,7 +13,7 @@
 //! Nothing that a guest or a front end sent is looked at before the fourth step. With the feature
 //! `serve`, [`serve`](mod@serve) has the vhost-user server for the fifth.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 #![warn(
     clippy::unwrap_used,
     clippy::expect_used,

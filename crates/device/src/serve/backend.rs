@@ -161,6 +161,10 @@ impl<D: Device> VhostUserBackend for Backend<D> {
             | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
     }
 
+    fn acked_features(&self, features: u64) {
+        self.lock().device.negotiated(features);
+    }
+
     fn set_event_idx(&self, _enabled: bool) {
         // The rings know: Queue asks them.
     }

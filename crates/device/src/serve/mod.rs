@@ -4,7 +4,9 @@
 //! their notifications is done here. One thread calls the device, so it needs no locks.
 
 mod backend;
+mod buffers;
 mod queue;
+mod vectored;
 mod vring;
 
 use std::io;
@@ -20,6 +22,7 @@ use vhost_user_backend::{Error as DaemonError, ShutdownHandle, VhostUserDaemon};
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
 pub use backend::Sources;
+pub use buffers::Buffers;
 pub use queue::{Chain, Memory, Queue};
 pub use virtio_queue::{Reader, Writer};
 
@@ -63,6 +66,10 @@ pub trait Device: Send + 'static {
     /// # Errors
     /// Whatever keeps the device from starting.
     fn attach(&mut self, sources: Sources) -> io::Result<()>;
+
+    /// The driver chose these of the offered feature bits. It is called before any queue is live,
+    /// and again when a driver takes over.
+    fn negotiated(&mut self, _features: u64) {}
 
     /// A new driver has taken over, which knows nothing of what was before.
     fn reset(&mut self);

@@ -1,13 +1,35 @@
 //! One virtqueue as a device sees it: chains in, chains out, notifications kept in one place.
 
+use std::num::Wrapping;
 use std::sync::MutexGuard;
+use std::sync::atomic::{Ordering, fence};
 
 use vhost_user_backend::VringState;
 use virtio_queue::{DescriptorChain, QueueOwnedT, QueueT, Reader, Writer};
-use vm_memory::{GuestMemoryAtomic, GuestMemoryLoadGuard, GuestMemoryMmap};
+use vm_memory::{
+    Bytes, GuestAddress, GuestMemoryAtomic, GuestMemoryLoadGuard, GuestMemoryMmap, Permissions,
+};
+
+use super::buffers::Buffers;
 
 /// The guest's memory for the length of one call to the device.
 pub type Memory = GuestMemoryLoadGuard<GuestMemoryMmap<()>>;
+
+/// VIRTQ_AVAIL_F_NO_INTERRUPT (virtio 1.2, section 2.7.6).
+const NO_INTERRUPT: u16 = 1;
+
+fn store(memory: &Memory, ring: u64, offset: u64, bytes: &[u8]) -> bool {
+    let address = ring.checked_add(offset).map(GuestAddress);
+    address.is_some_and(|address| memory.write_slice(bytes, address).is_ok())
+}
+
+fn load(memory: &Memory, ring: u64, offset: u64) -> Option<u16> {
+    let address = ring.checked_add(offset).map(GuestAddress)?;
+    memory
+        .load(address, Ordering::Relaxed)
+        .map(u16::from_le)
+        .ok()
+}
 
 /// What the run-time remembers of a queue between calls.
 #[derive(Debug, Default)]
@@ -16,8 +38,9 @@ pub(super) struct QueueState {
     waiting: bool,
     /// The driver put nonsense into the ring; the queue rests until it is set up anew.
     broken: bool,
-    /// Chains were returned since the driver was last told.
-    returned: bool,
+    /// Chains that were returned since the driver was last told; more than a ring has count as
+    /// that many.
+    returned: u16,
 }
 
 /// A chain of descriptors that the driver made available.
@@ -31,6 +54,18 @@ impl Chain {
     #[must_use]
     pub fn reader<'a>(&self, memory: &'a Memory) -> Option<Reader<'a>> {
         Reader::new(&**memory, self.inner.clone()).ok()
+    }
+
+    /// The device-readable part as pieces of memory; as [`Chain::reader`].
+    #[must_use]
+    pub fn readable<'a>(&self, memory: &'a Memory) -> Option<Buffers<'a>> {
+        Buffers::collect(memory, self.inner.clone().readable(), Permissions::Read)
+    }
+
+    /// The device-writable part as pieces of memory; as [`Chain::reader`].
+    #[must_use]
+    pub fn writable<'a>(&self, memory: &'a Memory) -> Option<Buffers<'a>> {
+        Buffers::collect(memory, self.inner.clone().writable(), Permissions::Write)
     }
 
     /// The device-writable part; as [`Chain::reader`].
@@ -120,11 +155,34 @@ impl<'a> Queue<'a> {
 
     /// Gives a chain back, with `written` bytes of its writable part filled.
     pub fn push(&mut self, chain: &Chain, written: u32) {
-        let head = chain.inner.head_index();
-        if self.vring.add_used(head, written).is_err() {
+        self.push_all([(chain, written)]);
+    }
+
+    /// As [`Queue::push`], for chains that the driver may only see together.
+    pub fn push_all<'c>(&mut self, chains: impl IntoIterator<Item = (&'c Chain, u32)>) {
+        let queue = self.vring.get_queue();
+        let (ring, size) = (queue.used_ring(), queue.size());
+        let mut index = Wrapping(queue.next_used());
+        let mut fine = true;
+        for (chain, written) in chains {
+            let slot = u64::from(index.0.checked_rem(size).unwrap_or(0));
+            // struct virtq_used (virtio 1.2, section 2.7.8): two fields of 16 bits, then elements
+            // of two fields of 32.
+            let offset = slot.saturating_mul(8).saturating_add(4);
+            let head = u32::from(chain.inner.head_index());
+            let element = (u64::from(written) << 32) | u64::from(head);
+            fine &= store(&self.memory, ring, offset, &element.to_le_bytes());
+            index += 1;
+            self.state.returned = self.state.returned.saturating_add(1);
+        }
+        self.vring.get_queue_mut().set_next_used(index.0);
+        let address = GuestAddress(ring.saturating_add(2));
+        let published = self
+            .memory
+            .store(index.0.to_le(), address, Ordering::Release);
+        if !fine || published.is_err() {
             self.break_off("its used ring cannot be written");
         }
-        self.state.returned = true;
     }
 
     /// Puts the chain that was popped last back, as if it had never been taken. May be called
@@ -135,14 +193,31 @@ impl<'a> Queue<'a> {
 
     /// Tells the driver about returned chains, if there are any and it wants to know.
     pub fn notify(&mut self) {
-        if !std::mem::take(&mut self.state.returned) {
-            return;
-        }
-        if self.vring.needs_notification().unwrap_or(true)
+        let returned = std::mem::take(&mut self.state.returned);
+        if returned > 0
+            && self.is_awaited(returned)
             && let Err(error) = self.vring.signal_used_queue()
         {
             crate::report(&format!("cannot signal the driver: {error}"));
         }
+    }
+
+    /// Whether the driver wants to know of the `returned` chains that were returned last (virtio
+    /// 1.2, sections 2.7.7.1 and 2.7.10); true if its ring does not tell.
+    fn is_awaited(&self, returned: u16) -> bool {
+        // Between the store of the used index and the load of what the driver said about it.
+        fence(Ordering::SeqCst);
+        let queue = self.vring.get_queue();
+        let ring = queue.avail_ring();
+        if !queue.event_idx_enabled() {
+            return load(&self.memory, ring, 0).is_none_or(|flags| flags & NO_INTERRUPT == 0);
+        }
+        // used_event, behind the two fields and the elements of struct virtq_avail.
+        let offset = u64::from(queue.size()).saturating_mul(2).saturating_add(4);
+        load(&self.memory, ring, offset).is_none_or(|event| {
+            let behind = Wrapping(queue.next_used()) - Wrapping(event) - Wrapping(1);
+            behind < Wrapping(returned)
+        })
     }
 
     /// Forgets what was known of an earlier life of the queue; true if the driver began it anew.

@@ -1,0 +1,203 @@
+//! The connections, by slot and by addresses; the order in which they speak; their timers.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use super::connection::{Connection, Key};
+
+/// The most connections at a time.
+pub(crate) const MAX_CONNECTIONS: usize = 8192;
+
+/// Connections that wait for the dialer, among them.
+pub(crate) const MAX_DIALING: usize = 1024;
+
+/// A connection that did nothing for this long may make room for another.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// The bytes that a connection may keep in each direction: the more connections, the fewer. All of
+/// them: 2 * (32 * 1 MiB + 224 * 128 KiB + 7936 * 16 KiB) = 368 MiB, whatever the guest does.
+const LIMITS: [(usize, usize); 3] = [
+    (32, 1024 * 1024),
+    (256, 128 * 1024),
+    (MAX_CONNECTIONS, 16 * 1024),
+];
+
+/// A timer: when, whose, and which of those that had the slot.
+type Timer = Reverse<(Instant, u16, u32)>;
+
+/// Connections. A slot is a small number that stays with a connection for its life.
+#[derive(Debug, Default)]
+pub(crate) struct Table {
+    slots: Vec<Option<Connection>>,
+    free: Vec<u16>,
+    by_key: HashMap<Key, u16>,
+    /// Slots with something to say, each once, next first.
+    speakers: VecDeque<u16>,
+    timers: BinaryHeap<Timer>,
+    generations: u32,
+    dialing: usize,
+}
+
+impl Table {
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len().saturating_sub(self.free.len())
+    }
+
+    /// The bytes that the next connection may keep in each direction.
+    pub(crate) fn limit(&self) -> usize {
+        let count = self.len();
+        let limit = LIMITS.iter().find(|(below, _)| count < *below);
+        limit.map_or(0, |(_, limit)| *limit)
+    }
+
+    pub(crate) fn get_mut(&mut self, slot: u16) -> Option<&mut Connection> {
+        self.slots.get_mut(usize::from(slot))?.as_mut()
+    }
+
+    pub(crate) fn find(&self, key: &Key) -> Option<u16> {
+        self.by_key.get(key).copied()
+    }
+
+    /// Whether another one may wait for the dialer.
+    pub(crate) fn may_dial(&self) -> bool {
+        self.dialing < MAX_DIALING
+    }
+
+    /// The one that did nothing for the longest time, if there must be room for another. It is for
+    /// the caller to remove.
+    pub(crate) fn victim(&self, now: Instant) -> Option<u16> {
+        if self.len() < MAX_CONNECTIONS {
+            return None;
+        }
+        let oldest = (0u16..)
+            .zip(&self.slots)
+            .filter_map(|(slot, connection)| Some((connection.as_ref()?.active, slot)))
+            .min()?;
+        let idle = now.saturating_duration_since(oldest.0) >= IDLE;
+        idle.then_some(oldest.1)
+    }
+
+    /// Adds a connection whose key is not in use; `None` if there are too many.
+    pub(crate) fn insert(&mut self, mut connection: Connection) -> Option<u16> {
+        if self.len() >= MAX_CONNECTIONS {
+            return None;
+        }
+        let key = connection.key;
+        let dialing = usize::from(connection.is_dialing());
+        self.generations = self.generations.wrapping_add(1);
+        connection.generation = self.generations;
+        let slot = if let Some(slot) = self.free.pop() {
+            *self.slots.get_mut(usize::from(slot))? = Some(connection);
+            slot
+        } else {
+            let slot = u16::try_from(self.slots.len()).ok()?;
+            self.slots.push(Some(connection));
+            slot
+        };
+        self.dialing = self.dialing.saturating_add(dialing);
+        self.by_key.insert(key, slot);
+        Some(slot)
+    }
+
+    /// One of those that wait for the dialer does not any more.
+    pub(crate) fn dialed(&mut self) {
+        self.dialing = self.dialing.saturating_sub(1);
+    }
+
+    pub(crate) fn remove(&mut self, slot: u16) -> Option<Connection> {
+        let connection = self.slots.get_mut(usize::from(slot))?.take()?;
+        if connection.is_dialing() {
+            self.dialed();
+        }
+        self.by_key.remove(&connection.key);
+        self.free.push(slot);
+        Some(connection)
+    }
+
+    /// Every slot in use.
+    pub(crate) fn slots(&self) -> Vec<u16> {
+        (0u16..)
+            .zip(&self.slots)
+            .filter_map(|(slot, connection)| connection.as_ref().map(|_| slot))
+            .collect()
+    }
+
+    /// Puts a connection at the end of the line if it has something to say and is not in it, and
+    /// its deadline among the timers.
+    pub(crate) fn enlist(&mut self, slot: u16) {
+        let Some(connection) = self
+            .slots
+            .get_mut(usize::from(slot))
+            .and_then(Option::as_mut)
+        else {
+            return;
+        };
+        if !connection.listed && connection.has_something_to_say() {
+            connection.listed = true;
+            self.speakers.push_back(slot);
+        }
+        if let Some(deadline) = connection.deadline
+            && !connection.timed
+        {
+            connection.timed = true;
+            let timer = (deadline, slot, connection.generation);
+            self.timers.push(Reverse(timer));
+        }
+    }
+
+    /// Who speaks next; it stays first in line.
+    pub(crate) fn speaker(&mut self) -> Option<u16> {
+        loop {
+            let slot = *self.speakers.front()?;
+            let speaks = |connection: &mut Connection| {
+                connection.listed && connection.has_something_to_say()
+            };
+            if self.get_mut(slot).is_some_and(speaks) {
+                return Some(slot);
+            }
+            self.step_down(slot);
+        }
+    }
+
+    /// The one who spoke goes to the end of the line, or out of it.
+    pub(crate) fn spoke(&mut self, slot: u16) {
+        self.step_down(slot);
+        self.enlist(slot);
+    }
+
+    fn step_down(&mut self, slot: u16) {
+        self.speakers.pop_front();
+        if let Some(connection) = self.get_mut(slot) {
+            connection.listed = false;
+        }
+    }
+
+    /// When the next timer runs out. It may turn out to be one that does not count any more.
+    pub(crate) fn next_timer(&self) -> Option<Instant> {
+        self.timers.peek().map(|Reverse((at, _, _))| *at)
+    }
+
+    /// The next connection whose deadline has passed.
+    pub(crate) fn overdue(&mut self, now: Instant) -> Option<u16> {
+        while let Some(Reverse((at, slot, generation))) = self.timers.peek().copied() {
+            if at > now {
+                return None;
+            }
+            self.timers.pop();
+            let Some(connection) = self.get_mut(slot) else {
+                continue;
+            };
+            if connection.generation != generation {
+                continue;
+            }
+            connection.timed = false;
+            match connection.deadline {
+                Some(deadline) if deadline <= now => return Some(slot),
+                // It was moved since.
+                _ => self.enlist(slot),
+            }
+        }
+        None
+    }
+}

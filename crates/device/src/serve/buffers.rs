@@ -1,0 +1,223 @@
+//! One half of a chain as the pieces of guest memory that it is made of.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use smallvec::SmallVec;
+use vm_memory::{GuestMemory, Permissions, VolatileSlice};
+
+use super::queue::Memory;
+use super::vectored;
+
+/// Pieces of guest memory, used from the front. The guest may change what is in them at any time:
+/// what is looked at twice may differ.
+#[derive(Debug, Clone, Default)]
+pub struct Buffers<'a> {
+    slices: SmallVec<[VolatileSlice<'a>; 20]>,
+    /// Slices that are used up.
+    first: usize,
+    length: usize,
+}
+
+impl<'a> Buffers<'a> {
+    /// The pieces that `descriptors` name; `None` if one is outside of guest memory.
+    pub(super) fn collect(
+        memory: &'a Memory,
+        descriptors: impl Iterator<Item = virtio_queue::desc::split::Descriptor>,
+        access: Permissions,
+    ) -> Option<Self> {
+        let mut buffers = Self::default();
+        for descriptor in descriptors {
+            let length = usize::try_from(descriptor.len()).ok()?;
+            buffers.length = buffers.length.checked_add(length)?;
+            for slice in memory.get_slices(descriptor.addr(), length, access).ok()? {
+                buffers.slices.push(slice.ok()?);
+            }
+        }
+        Some(buffers)
+    }
+
+    /// Bytes that are left.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    /// Whether nothing is left.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    fn left(&self) -> &[VolatileSlice<'a>] {
+        self.slices.get(self.first..).unwrap_or_default()
+    }
+
+    /// Adds what is left of `other` behind.
+    pub fn extend(&mut self, other: &Buffers<'a>) {
+        self.slices.extend_from_slice(other.left());
+        self.length = self.length.saturating_add(other.length);
+    }
+
+    /// Copies from the front into `bytes` and leaves it; how many, which is less only where there
+    /// are no more.
+    pub fn peek(&self, bytes: &mut [u8]) -> usize {
+        let mut copied = 0_usize;
+        for slice in self.left() {
+            let Some(rest) = bytes.get_mut(copied..).filter(|rest| !rest.is_empty()) else {
+                break;
+            };
+            copied = copied.saturating_add(slice.copy_to(rest));
+        }
+        copied
+    }
+
+    /// Copies `bytes` to the front, which is used up by it; how many, as [`Buffers::peek`].
+    pub fn fill(&mut self, bytes: &[u8]) -> usize {
+        let mut copied = 0_usize;
+        for slice in self.left() {
+            let Some(rest) = bytes.get(copied..).filter(|rest| !rest.is_empty()) else {
+                break;
+            };
+            slice.copy_from(rest);
+            copied = copied.saturating_add(rest.len().min(slice.len()));
+        }
+        self.advance(copied);
+        copied
+    }
+
+    /// Drops `count` bytes at the front, or all if there are fewer.
+    pub fn advance(&mut self, count: usize) {
+        let mut count = count.min(self.length);
+        self.length = self.length.saturating_sub(count);
+        while let Some(slice) = self.slices.get_mut(self.first) {
+            if let Ok(rest) = slice.offset(count)
+                && !rest.is_empty()
+            {
+                *slice = rest;
+                return;
+            }
+            count = count.saturating_sub(slice.len());
+            self.first = self.first.saturating_add(1);
+        }
+    }
+
+    /// Leaves at most `length` bytes.
+    pub fn truncate(&mut self, length: usize) {
+        let mut room = length;
+        let mut keep = self.first;
+        for slice in self.slices.iter_mut().skip(self.first) {
+            if room == 0 {
+                break;
+            }
+            if let Ok(part) = slice.subslice(0, room.min(slice.len())) {
+                *slice = part;
+            }
+            room = room.saturating_sub(slice.len());
+            keep = keep.saturating_add(1);
+        }
+        self.slices.truncate(keep);
+        self.length = self.length.min(length);
+    }
+
+    /// Writes from the front to `fd` with one call and leaves it; how many bytes were taken.
+    ///
+    /// # Errors
+    /// What `writev` says.
+    pub fn write_to(&self, fd: BorrowedFd<'_>) -> io::Result<usize> {
+        vectored::write(fd, self.left())
+    }
+
+    /// Reads from `fd` to the front with one call and leaves it; how many bytes there were.
+    ///
+    /// # Errors
+    /// What `readv` says.
+    pub fn read_from(&self, fd: BorrowedFd<'_>) -> io::Result<usize> {
+        vectored::read(fd, self.left())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    /// `parts` in memory of the test's, as a guest's would be.
+    fn buffers<'a>(parts: &'a mut [Vec<u8>]) -> Buffers<'a> {
+        let length = parts.iter().map(Vec::len).sum();
+        Buffers {
+            slices: parts
+                .iter_mut()
+                .map(|part| VolatileSlice::from(part.as_mut_slice()))
+                .collect(),
+            first: 0,
+            length,
+        }
+    }
+
+    fn content(buffers: &Buffers<'_>) -> Vec<u8> {
+        let mut bytes = vec![0; 64];
+        let count = buffers.peek(&mut bytes);
+        bytes.truncate(count);
+        bytes
+    }
+
+    #[test]
+    fn what_is_used_up_is_gone_from_the_front() {
+        let mut parts = vec![b"ab".to_vec(), vec![], b"cdef".to_vec(), b"g".to_vec()];
+        let mut buffers = buffers(&mut parts);
+        for expected in ["abcdefg", "bcdefg", "cdefg", "efg", "g", "", ""] {
+            assert_eq!(content(&buffers), expected.as_bytes());
+            assert_eq!(buffers.len(), expected.len());
+            let step = if expected.len() == 5 || expected.len() == 3 {
+                2
+            } else {
+                1
+            };
+            buffers.advance(step);
+        }
+        assert!(buffers.is_empty());
+    }
+
+    #[test]
+    fn truncation_ends_inside_of_a_piece() {
+        for length in 0..9_usize {
+            let mut parts = vec![b"ab".to_vec(), b"cdef".to_vec(), b"g".to_vec()];
+            let mut buffers = buffers(&mut parts);
+            buffers.advance(1);
+            buffers.truncate(length);
+            let expected = b"bcdefg".get(..length).unwrap_or(b"bcdefg");
+            assert_eq!(content(&buffers), expected);
+            assert_eq!(buffers.len(), expected.len());
+        }
+    }
+
+    #[test]
+    fn filling_crosses_pieces_and_ends_where_they_do() {
+        let mut parts = vec![vec![0; 2], vec![0; 3]];
+        let mut buffers = buffers(&mut parts);
+        assert_eq!(buffers.fill(b"abc"), 3);
+        assert_eq!(buffers.fill(b"defg"), 2);
+        drop(buffers);
+        assert_eq!(parts, [b"ab".to_vec(), b"cde".to_vec()]);
+    }
+
+    #[test]
+    fn descriptors_are_read_and_written_in_one_call_each() {
+        let (mut reader, mut writer) = std::io::pipe().unwrap();
+        let mut parts = vec![b"ab".to_vec(), b"cde".to_vec()];
+        let mut buffers = buffers(&mut parts);
+        buffers.advance(1);
+        assert_eq!(buffers.write_to(writer.as_fd()).unwrap(), 4);
+        let mut bytes = [0; 4];
+        reader.read_exact(&mut bytes).unwrap();
+        assert_eq!(&bytes, b"bcde");
+        writer.write_all(b"wxyz").unwrap();
+        assert_eq!(buffers.read_from(reader.as_fd()).unwrap(), 4);
+        drop(buffers);
+        assert_eq!(parts, [b"aw".to_vec(), b"xyz".to_vec()]);
+    }
+}

@@ -1,0 +1,47 @@
+//! Reading and writing descriptors from and to guest memory, without a copy in between.
+
+#![allow(
+    unsafe_code,
+    reason = "the kernel is handed addresses in guest memory, which no safe call takes"
+)]
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use nix::libc;
+use smallvec::SmallVec;
+use vm_memory::VolatileSlice;
+
+/// Slices in one call. A 64 KiB packet in pages has fewer; what does not fit is for the next call.
+const MOST: usize = 64;
+
+type Vectors = SmallVec<[libc::iovec; 24]>;
+
+fn vectors(slices: &[VolatileSlice<'_>]) -> (Vectors, libc::c_int) {
+    let vector = |slice: &VolatileSlice<'_>| libc::iovec {
+        iov_base: slice.ptr_guard_mut().as_ptr().cast(),
+        iov_len: slice.len(),
+    };
+    let vectors: Vectors = slices.iter().take(MOST).map(vector).collect();
+    let count = libc::c_int::try_from(vectors.len()).unwrap_or(0);
+    (vectors, count)
+}
+
+/// writev(2) of guest memory.
+pub(super) fn write(fd: BorrowedFd<'_>, slices: &[VolatileSlice<'_>]) -> io::Result<usize> {
+    let (vectors, count) = vectors(slices);
+    // SAFETY: each of the `count` vectors is a `VolatileSlice`, which is memory that is mapped for
+    // as long as the slice lives. It is memory of the guest's and nothing of Rust's, so it does not
+    // matter that the guest may change it while the kernel reads it.
+    let written = unsafe { libc::writev(fd.as_raw_fd(), vectors.as_ptr(), count) };
+    usize::try_from(written).map_err(|_| io::Error::last_os_error())
+}
+
+/// readv(2) into guest memory.
+pub(super) fn read(fd: BorrowedFd<'_>, slices: &[VolatileSlice<'_>]) -> io::Result<usize> {
+    let (vectors, count) = vectors(slices);
+    // SAFETY: as in `write`; the memory is mapped for writing, as all guest memory is, and no
+    // reference of Rust's points into it.
+    let read = unsafe { libc::readv(fd.as_raw_fd(), vectors.as_ptr(), count) };
+    usize::try_from(read).map_err(|_| io::Error::last_os_error())
+}
