@@ -37,7 +37,9 @@ fn stack(mtu: u16, features: u64) -> (Host, Stack) {
 
 /// Bytes that show where they were cut.
 fn pattern(length: usize) -> Vec<u8> {
-    (0..length as u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
+    (0..length as u32)
+        .map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8)
+        .collect()
 }
 
 /// A server that sends back what it gets until its end, then its own end.
@@ -193,7 +195,10 @@ fn a_host_that_does_not_read_stops_the_guest_and_loses_nothing() {
         still = if count == 0 { still + 1 } else { 0 };
         still > 300
     });
-    assert!(sent < LENGTH, "everything was taken from a guest whose peer reads nothing");
+    assert!(
+        sent < LENGTH,
+        "everything was taken from a guest whose peer reads nothing"
+    );
     let reader = thread::spawn(move || {
         let mut all = vec![0; LENGTH];
         stream.read_exact(&mut all).unwrap();
@@ -222,8 +227,13 @@ fn a_guest_that_does_not_read_stops_the_host_and_loses_nothing() {
     let sending = bytes.clone();
     let writer = thread::spawn(move || stream.write_all(&sending));
     let begin = std::time::Instant::now();
-    stack.run("a guest that waits", |_| begin.elapsed() > Duration::from_secs(2));
-    assert!(!writer.is_finished(), "everything was taken for a guest that reads nothing");
+    stack.run("a guest that waits", |_| {
+        begin.elapsed() > Duration::from_secs(2)
+    });
+    assert!(
+        !writer.is_finished(),
+        "everything was taken for a guest that reads nothing"
+    );
     let received = stack.exchange(handle, &[], LENGTH);
     assert!(received == bytes);
     writer.join().unwrap().unwrap();
@@ -242,7 +252,10 @@ fn a_published_port_leads_to_the_guest() {
     host.streams.send(&tell, &[accepted.as_fd()]).unwrap();
     stack.await_state(handle, State::Established);
     let remote = stack.tcp(handle).remote_endpoint().unwrap();
-    assert_eq!((IpAddr::from(remote.addr), remote.port), (HOST4, peer.port()));
+    assert_eq!(
+        (IpAddr::from(remote.addr), remote.port),
+        (HOST4, peer.port())
+    );
     client.write_all(b"ping").unwrap();
     assert_eq!(stack.exchange(handle, b"pong", 4), b"ping");
     client.set_read_timeout(Some(PATIENCE)).unwrap();

@@ -21,12 +21,6 @@ pub(crate) const DEVICE: &str = "/dev/net/tun";
 /// The header before each packet: `struct virtio_net_hdr_v1` (virtio 1.2, section 5.1.6).
 const HEADER: libc::c_int = 12;
 
-/// What the kernel may leave to the guest: checksums, and cutting TCP's segments.
-const OFFLOADS: libc::c_uint = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6;
-
-/// The same for UDP; Linux 6.2 and newer.
-const UDP_OFFLOADS: libc::c_uint = libc::TUN_F_USO4 | libc::TUN_F_USO6;
-
 /// Opens the TAP device called `name`, which exists.
 ///
 /// # Errors
@@ -48,7 +42,7 @@ pub(crate) fn open(name: &str) -> Result<OwnedFd, Error> {
     if_nametoindex(name).map_err(|errno| failed(missing)(errno.into()))?;
     let file = open_device().map_err(failed(closed))?;
     attach(&file, name).map_err(failed(not_attached))?;
-    set_up(file.as_fd()).map_err(failed(|_, _| String::new()))?;
+    set_header(file.as_fd()).map_err(failed(|_, _| String::new()))?;
     Ok(file.into())
 }
 
@@ -75,20 +69,14 @@ fn attach(file: &File, name: &str) -> io::Result<()> {
     Ok(())
 }
 
-fn set_up(tap: BorrowedFd<'_>) -> io::Result<()> {
+/// What checksums and segments are left to the guest is for the device to say, once it knows its
+/// driver.
+fn set_header(tap: BorrowedFd<'_>) -> io::Result<()> {
     let size = HEADER;
     // SAFETY: TUNSETVNETHDRSZ reads one int, which outlives the call.
     let result = unsafe { libc::ioctl(tap.as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const size) };
     Errno::result(result)?;
-    offload(tap, OFFLOADS | UDP_OFFLOADS).or_else(|_| offload(tap, OFFLOADS))?;
     Ok(())
-}
-
-fn offload(tap: BorrowedFd<'_>, offloads: libc::c_uint) -> nix::Result<()> {
-    let offloads = libc::c_ulong::from(offloads);
-    // SAFETY: TUNSETOFFLOAD takes a number and touches no memory of ours.
-    let result = unsafe { libc::ioctl(tap.as_raw_fd(), libc::TUNSETOFFLOAD, offloads) };
-    Errno::result(result).map(drop)
 }
 
 fn missing(errno: Errno, name: &str) -> String {

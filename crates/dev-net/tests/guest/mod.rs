@@ -251,7 +251,8 @@ impl Guest {
     }
 
     pub fn receive(&mut self) -> (Header, Vec<u8>) {
-        self.receive_within(PATIENCE).expect("the device sends nothing")
+        self.receive_within(PATIENCE)
+            .expect("the device sends nothing")
     }
 
     /// Sends a command, and returns the answer.

@@ -176,7 +176,9 @@ impl Stack {
 
     #[track_caller]
     pub fn await_state(&mut self, handle: SocketHandle, state: tcp::State) {
-        self.run(&format!("{state}"), |stack| stack.tcp(handle).state() == state);
+        self.run(&format!("{state}"), |stack| {
+            stack.tcp(handle).state() == state
+        });
     }
 
     /// Sends all of `bytes`, while what arrives is kept.
