@@ -15,6 +15,7 @@ tests![
     several_shares_are_told_apart,
     nothing_outside_a_share_is_reached,
     the_root_forgets_what_is_written,
+    a_share_at_etc_names_the_guest_and_stays_as_it_is,
 ];
 
 fn share(directory: &tempfile::TempDir, options: &str) -> String {
@@ -147,4 +148,22 @@ fn the_root_forgets_what_is_written() {
     assert_eq!(stdout(&["host", "--", "sh", "-c", &script]), "x\n");
     assert!(!fs::exists(&name).unwrap());
     fails(&["host", "--", "cat", &name], 1, &[&name]);
+}
+
+fn a_share_at_etc_names_the_guest_and_stays_as_it_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let hosts = directory.path().join("hosts");
+    fs::write(&hosts, "192.0.2.1 other").unwrap();
+    let share = format!("{}:/etc", directory.path().display());
+    let arguments = ["-v", &share, "--hostname", "guest", "busybox", "--"];
+    let text = stdout(&[&arguments[..], &["cat", "/etc/hosts"]].concat());
+    for line in [
+        "192.0.2.1 other\n",
+        "127.0.0.1\tlocalhost\n",
+        "127.0.1.1\tguest\n",
+    ] {
+        assert!(text.contains(line), "{text}");
+    }
+    assert_eq!(fs::read_to_string(&hosts).unwrap(), "192.0.2.1 other");
+    assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
 }

@@ -1,7 +1,8 @@
-//! The host's side of the agent protocol: commands in a guest, over any way to connect to it.
+//! The host's side of the agent protocol: commands and ports of a guest, over any way to connect
+//! to it.
 //!
-//! Nothing here starts a thread or buffers: a command's streams are sockets, and waiting for it is
-//! a blocking read.
+//! Nothing here starts a thread or buffers: a command's streams and a port's connections are
+//! sockets, and waiting for them is a blocking read.
 
 #![forbid(unsafe_code)]
 #![warn(
@@ -17,6 +18,7 @@
 )]
 
 mod exec;
+mod listener;
 
 use std::{
     fmt,
@@ -24,10 +26,12 @@ use std::{
     io,
     net::Shutdown as Direction,
     os::unix::net::UnixStream,
+    sync::Arc,
     time::Duration,
 };
 
 pub use exec::Exec;
+pub use listener::Listener;
 pub use wire::agent::{Exit, FailureKind, Shutdown, Size};
 use wire::{
     agent::{Control, Event, Failure, Opening, PORT, Request, Stream, VERSION},
@@ -69,9 +73,13 @@ impl Error {
 
 type Connect = dyn Fn(u32) -> io::Result<UnixStream> + Send + Sync;
 
-/// A guest's agent.
+/// How long an agent has to answer what takes it no time, with what it waits for itself.
+const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+
+/// A guest's agent. Clones reach the same one.
+#[derive(Clone)]
 pub struct Client {
-    connect: Box<Connect>,
+    connect: Arc<Connect>,
 }
 
 impl fmt::Debug for Client {
@@ -84,7 +92,7 @@ impl Client {
     /// An agent that is reached by `connect`, which makes a stream to a vsock port of the guest.
     pub fn new(connect: impl Fn(u32) -> io::Result<UnixStream> + Send + Sync + 'static) -> Self {
         Self {
-            connect: Box::new(connect),
+            connect: Arc::new(connect),
         }
     }
 
@@ -108,9 +116,8 @@ impl Client {
             let connection = self.open(Request::Attach { session, stream })?;
             child.attach(stream, connection)?;
         }
-        match child.event()? {
+        match answer(&child.control)? {
             Event::Started { .. } => Ok(child),
-            Event::Failed(Failure { kind, message }) => Err(Error::Refused { kind, message }),
             _ => Err(Error::Unexpected),
         }
     }
@@ -131,16 +138,47 @@ impl Client {
         self.ask(Request::Ping, limit)
     }
 
-    fn ask(&self, request: Request, limit: Duration) -> Result<(), Error> {
-        let stream = self.open(request)?;
-        stream
-            .set_read_timeout(Some(limit))
-            .map_err(Error::Connect)?;
-        match read_event(&stream)? {
-            Event::Acknowledged => Ok(()),
-            Event::Failed(Failure { kind, message }) => Err(Error::Refused { kind, message }),
+    /// Connects to what listens on a TCP port of the guest's loopback addresses. Each direction of
+    /// the stream ends by itself, with `shutdown`.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] of [`FailureKind::ConnectionRefused`] if nothing listens there; others if
+    /// the guest is gone or does not answer.
+    pub fn connect(&self, port: u16) -> Result<UnixStream, Error> {
+        match self.request(Request::Connect { port }, Some(ANSWER_LIMIT))? {
+            (stream, Event::Acknowledged) => Ok(stream),
             _ => Err(Error::Unexpected),
         }
+    }
+
+    /// Listens on a TCP port of the guest's loopback addresses; on one that is free if `port` is 0.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] of [`FailureKind::AddressInUse`] if the port is taken; others if the guest
+    /// is gone or does not answer.
+    pub fn listen(&self, port: u16) -> Result<Listener, Error> {
+        Listener::bind(self, port)
+    }
+
+    fn ask(&self, request: Request, limit: Duration) -> Result<(), Error> {
+        match self.request(request, Some(limit))? {
+            (_, Event::Acknowledged) => Ok(()),
+            _ => Err(Error::Unexpected),
+        }
+    }
+
+    /// Sends a request and waits for its answer, which is no failure; what follows on the stream
+    /// is waited for without a limit.
+    fn request(
+        &self,
+        request: Request,
+        limit: Option<Duration>,
+    ) -> Result<(UnixStream, Event), Error> {
+        let stream = self.open(request)?;
+        stream.set_read_timeout(limit).map_err(Error::Connect)?;
+        let event = answer(&stream)?;
+        stream.set_read_timeout(None).map_err(Error::Connect)?;
+        Ok((stream, event))
     }
 
     fn open(&self, request: Request) -> Result<UnixStream, Error> {
@@ -175,9 +213,8 @@ impl Child {
     /// # Errors
     /// If the guest ends first.
     pub fn wait(&mut self) -> Result<Exit, Error> {
-        match self.event()? {
+        match answer(&self.control)? {
             Event::Exited(exit) => Ok(exit),
-            Event::Failed(Failure { kind, message }) => Err(Error::Refused { kind, message }),
             _ => Err(Error::Unexpected),
         }
     }
@@ -206,10 +243,6 @@ impl Child {
         *slot = Some(connection);
         Ok(())
     }
-
-    fn event(&self) -> Result<Event, Error> {
-        read_event(&self.control)
-    }
 }
 
 /// Controls a command beside its [`Child`].
@@ -234,8 +267,12 @@ impl Remote {
     }
 }
 
-fn read_event(stream: &UnixStream) -> Result<Event, Error> {
-    frame::read(stream)?.ok_or(Error::Vanished)
+/// The agent's next words, unless they are a failure.
+fn answer(stream: &UnixStream) -> Result<Event, Error> {
+    match frame::read(stream)?.ok_or(Error::Vanished)? {
+        Event::Failed(Failure { kind, message }) => Err(Error::Refused { kind, message }),
+        event => Ok(event),
+    }
 }
 
 #[cfg(test)]
@@ -308,6 +345,21 @@ mod tests {
     fn a_guest_that_is_gone_is_told_from_one_that_refuses() {
         let client = client(|_, _| {});
         assert!(matches!(client.exec(Exec::new(b"x")), Err(Error::Vanished)));
+    }
+
+    #[test]
+    fn an_answer_of_another_kind_is_no_port() {
+        let client = client(|stream, opening| {
+            let event = match opening.request {
+                Request::Listen { .. } => Event::Listening { port: 7 },
+                _ => Event::Started { pid: 7 },
+            };
+            frame::write(&stream, &event).unwrap();
+        });
+        assert!(matches!(client.connect(7), Err(Error::Unexpected)));
+        let listener = client.listen(0).unwrap();
+        assert_eq!(listener.port(), 7);
+        assert!(matches!(listener.accept(), Err(Error::Unexpected)));
     }
 
     #[test]

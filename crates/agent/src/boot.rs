@@ -11,7 +11,6 @@ use nix::{
     errno::Errno,
     sys::{
         resource::{Resource, setrlimit},
-        socket::{AddressFamily, SockFlag, SockType, socket},
         stat::{Mode, umask},
         time::TimeSpec,
         wait::{WaitStatus, wait},
@@ -20,13 +19,13 @@ use nix::{
     unistd::{Pid, sethostname},
 };
 use wire::{
-    agent::{PORT, READY_PORT, Ready, Root, SETUP_PATH, Setup, Shutdown, VERSION},
+    agent::{PORT, READY_PORT, Ready, SETUP_PATH, Setup, Shutdown, VERSION},
     frame,
 };
 
 use crate::{
     error::{Error, Result, cannot, errno},
-    modules, mounts,
+    modules, mounts, names, network,
     serve::Agent,
     shutdown, sys, vsock,
 };
@@ -50,6 +49,7 @@ pub fn run() -> ExitCode {
         Ok(Some(server)) => reap(server),
         Ok(None) => {
             // On the console first: without a vsock device the host hears nothing else.
+            let report = |error: &Error| log(Level::Error, error);
             setup.as_ref().err().into_iter().for_each(report);
             serve(init_at, setup)
                 .as_ref()
@@ -59,7 +59,7 @@ pub fn run() -> ExitCode {
             ExitCode::FAILURE
         }
         Err(errno) => {
-            report(&cannot("fork")(errno));
+            log(Level::Error, &cannot("fork")(errno));
             shutdown::end(Shutdown::PowerOff)
         }
     }
@@ -77,28 +77,20 @@ fn set_up() -> Result<()> {
     mounts::pseudo_file_systems()?;
     setup.shares.iter().try_for_each(mounts::share)?;
     sethostname(&setup.hostname).map_err(cannot("set the host name"))?;
-    if !matches!(setup.root, Root::Direct { .. }) {
-        name_self(&setup.hostname);
-    }
+    name(&setup);
     let (soft, hard) = OPEN_FILES;
     setrlimit(Resource::RLIMIT_NOFILE, soft, hard).map_err(cannot("raise the limit of files"))?;
-    let flags = SockFlag::SOCK_CLOEXEC;
-    socket(AddressFamily::Inet, SockType::Datagram, flags, None)
-        .and_then(sys::loopback_up)
-        .map_err(cannot("bring the loopback interface up"))
+    network::set_up(setup.network.as_ref())
 }
 
-/// Makes the guest's own name resolve, in a root whose changes go with the machine. Programs that
-/// need it fail by themselves where it cannot be written.
-fn name_self(hostname: &str) {
-    const HOSTS: &str = "/etc/hosts";
-    let hosts = fs::read_to_string(HOSTS)
-        .unwrap_or_else(|_| "127.0.0.1\tlocalhost\n::1\tlocalhost\n".to_owned());
-    if !hosts.split_whitespace().any(|name| name == hostname) {
-        let _ = fs::write(
-            HOSTS,
-            format!("{}\n127.0.1.1\t{hostname}\n", hosts.trim_end()),
-        );
+/// What a guest is better for, and runs without: failures go to the log.
+fn name(setup: &Setup) {
+    let resolver = setup.network.as_ref().map_or(Ok(()), names::resolver);
+    for error in [names::hosts(setup), resolver]
+        .iter()
+        .filter_map(|result| result.as_ref().err())
+    {
+        log(Level::Warning, error);
     }
 }
 
@@ -150,9 +142,16 @@ fn reap(server: Pid) -> ! {
     }
 }
 
-/// Writes to the kernel's log, as an error, which reaches the console.
-fn report(error: &Error) {
-    let line = format!("<3>crumble-agent: {}\n", wire::chain(&error));
+/// Of syslog(2). Errors reach the console.
+#[derive(Clone, Copy)]
+enum Level {
+    Error = 3,
+    Warning = 4,
+}
+
+/// Writes to the kernel's log.
+fn log(level: Level, error: &Error) {
+    let line = format!("<{}>crumble-agent: {}\n", level as u8, wire::chain(error));
     // Nobody is left to be told that this failed.
     let _ = fs::write("/dev/kmsg", line);
 }

@@ -23,6 +23,11 @@ pub(crate) enum Error {
     Version { host: u16, agent: u16 },
     #[error("no {what} {name:?} in the guest")]
     NoSuch { what: &'static str, name: String },
+    #[error(
+        "no network interface {mac} appeared: the guest's kernel needs the driver virtio_net, or \
+         the machine no network"
+    )]
+    NoInterface { mac: String },
     #[error("{0}")]
     Invalid(&'static str),
     #[error("{program}: command not found")]
@@ -43,6 +48,14 @@ impl Error {
             Self::NotFound { .. } | Self::NoInterpreter { .. } => FailureKind::NotFound,
             Self::NotExecutable { .. } => FailureKind::NotExecutable,
             Self::Version { .. } => FailureKind::Version,
+            Self::System {
+                source: Errno::ECONNREFUSED,
+                ..
+            } => FailureKind::ConnectionRefused,
+            Self::System {
+                source: Errno::EADDRINUSE,
+                ..
+            } => FailureKind::AddressInUse,
             _ => FailureKind::Other,
         };
         Failure {

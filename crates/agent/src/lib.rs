@@ -15,13 +15,20 @@
 mod boot;
 mod command;
 mod error;
+mod files;
 mod modules;
 mod mounts;
+mod names;
+#[cfg(test)]
+mod namespaces;
+mod network;
+mod ports;
 mod pump;
 pub mod serve;
 mod session;
 mod shutdown;
 mod spawn;
+mod splice;
 mod sys;
 mod terminal;
 mod users;

@@ -121,6 +121,12 @@ impl Pump {
     }
 }
 
+/// Whether a sink that was waited for is gone.
+pub(crate) fn hung_up(sink: &PollFd<'_>) -> bool {
+    let gone = PollFlags::POLLHUP | PollFlags::POLLERR;
+    sink.revents().is_some_and(|events| events.intersects(gone))
+}
+
 fn nonblocking(fd: BorrowedFd<'_>) -> nix::Result<()> {
     let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
     fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK)).map(drop)

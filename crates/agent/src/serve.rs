@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     io,
+    net::TcpStream,
     os::unix::net::UnixStream,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
@@ -17,7 +18,9 @@ use wire::{
 
 use crate::{
     error::{Error, Result},
+    ports::{self, Listeners},
     session,
+    splice::splice,
 };
 
 /// How long a command waits for its streams, and a stream for its command.
@@ -34,6 +37,7 @@ pub type Connection = UnixStream;
 #[derive(Debug, Clone, Default)]
 pub struct Agent {
     waiting: Arc<Waiting>,
+    listeners: Arc<Listeners>,
 }
 
 /// The streams that wait for their commands.
@@ -75,10 +79,22 @@ impl Agent {
             Request::Shutdown(how) => shut_down(&mut connection, how),
             Request::Exec(exec) => {
                 let run = self.streams(&exec);
-                if let Err(error) = run.and_then(|s| session::run(&exec, s, &mut connection)) {
-                    fail(&mut connection, &error);
-                }
+                let run = run.and_then(|s| session::run(&exec, s, &mut connection));
+                or_fail(&mut connection, run);
             }
+            Request::Connect { port } => match ports::connect(port) {
+                Ok(program) => join(connection, program, &Event::Acknowledged),
+                Err(error) => fail(&mut connection, &error),
+            },
+            Request::Listen { listener, port } => {
+                let end = self.listeners.listen(listener, port, &mut connection);
+                or_fail(&mut connection, end);
+            }
+            Request::Accept { listener } => match self.listeners.accept(listener, &connection) {
+                Ok(Some((program, from))) => join(connection, program, &Event::Accepted { from }),
+                Ok(None) => {}
+                Err(error) => fail(&mut connection, &error),
+            },
         }
     }
 
@@ -162,6 +178,19 @@ fn getsockname_is_vsock(connection: &Connection) -> bool {
 /// Sends an event; a host that is gone does not hear it.
 pub(crate) fn send(connection: &mut Connection, event: &Event) {
     let _ = frame::write(connection, event);
+}
+
+/// Says that the connection is now the program's, and makes it so.
+fn join(mut host: Connection, program: TcpStream, event: &Event) {
+    send(&mut host, event);
+    // From here on its end is all that the host can be told.
+    let _ = splice(host, program);
+}
+
+fn or_fail(connection: &mut Connection, result: Result<()>) {
+    if let Err(error) = result {
+        fail(connection, &error);
+    }
 }
 
 fn fail(connection: &mut Connection, error: &Error) {

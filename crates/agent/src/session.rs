@@ -21,7 +21,7 @@ use wire::{
 use crate::{
     command::{self, Streams},
     error::{Result, cannot},
-    pump::Pump,
+    pump::{self, Pump},
     serve::{Connection, send},
     spawn::spawn,
     sys, terminal,
@@ -194,15 +194,7 @@ impl Session {
         let mut last = fds.iter().rev().map(|fd| fd.any().unwrap_or_default());
         let exited = self.exit.is_none() && last.next().unwrap_or_default();
         let control = host.is_some() && last.next().unwrap_or_default();
-        let hang_up = PollFlags::POLLHUP | PollFlags::POLLERR;
-        let hung_up: Vec<bool> = fds
-            .iter()
-            .map(|fd| {
-                fd.revents()
-                    .unwrap_or(PollFlags::empty())
-                    .intersects(hang_up)
-            })
-            .collect();
+        let hung_up: Vec<bool> = fds.iter().map(pump::hung_up).collect();
         let pumps = self.inputs.iter_mut().chain(&mut self.outputs);
         for (pump, _) in pumps.zip(hung_up).filter(|(_, hung_up)| *hung_up) {
             pump.sink_hung_up();

@@ -1,10 +1,7 @@
 //! The calls that no safe interface covers.
 #![expect(unsafe_code, reason = "fork and ioctl have no safe form")]
 
-use std::{
-    mem,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
-};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::{
     errno::Errno,
@@ -52,24 +49,6 @@ pub(crate) fn set_terminal_size(terminal: BorrowedFd<'_>, size: Size) -> nix::Re
     };
     // SAFETY: TIOCSWINSZ reads one `winsize`, which outlives the call.
     let result = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) };
-    Errno::result(result).map(drop)
-}
-
-/// linux/sockios.h; the C libraries disagree about its type.
-const SIOCSIFFLAGS: libc::Ioctl = 0x8914;
-
-/// Brings the loopback interface up; the kernel gives it its addresses.
-pub(crate) fn loopback_up(socket: impl AsFd) -> nix::Result<()> {
-    // SAFETY: `ifreq` is plain data for which zeroes are valid.
-    let mut request: libc::ifreq = unsafe { mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
-        *to = from.cast_signed();
-    }
-    let flags = libc::IFF_UP | libc::IFF_RUNNING;
-    request.ifr_ifru.ifru_flags = libc::c_short::try_from(flags).unwrap_or_default();
-    let fd = socket.as_fd().as_raw_fd();
-    // SAFETY: SIOCSIFFLAGS reads one `ifreq`, which outlives the call.
-    let result = unsafe { libc::ioctl(fd, SIOCSIFFLAGS, &raw const request) };
     Errno::result(result).map(drop)
 }
 

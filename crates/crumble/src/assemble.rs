@@ -191,7 +191,7 @@ fn resolve(
     kernel::resolve(&source, cache, progress).map_err(Error::Kernel)
 }
 
-/// The part that all machines with this kernel share, then what is this machine's own.
+/// The part that all machines with this kernel and a network, or none, share, then what is this machine's own.
 fn initramfs(
     kernel: &Kernel,
     programs: &Programs,
@@ -199,8 +199,11 @@ fn initramfs(
     cache: &Cache,
 ) -> Result<Vec<OwnedFd>, Error> {
     let agent = programs.path("crumble-agent")?;
-    let shared =
-        kernel::initramfs(kernel, &agent, kernel::MACHINE_MODULES, cache).map_err(Error::Kernel)?;
+    let mut modules = kernel::MACHINE_MODULES.to_vec();
+    if setup.network.is_some() {
+        modules.extend(kernel::NETWORK_MODULES);
+    }
+    let shared = kernel::initramfs(kernel, &agent, &modules, cache).map_err(Error::Kernel)?;
     let own = kernel::setup_archive(setup).map_err(Error::Kernel)?;
     Ok(vec![open(&shared)?, in_memory(&own)?])
 }

@@ -85,8 +85,8 @@ pub enum Error {
     /// The machine did not start, or ended.
     #[error(transparent)]
     Machine(Arc<supervisor::Error>),
-    /// The machine ended before the command did.
-    #[error("the machine ended before the command: {0}")]
+    /// The machine ended before what was done in it.
+    #[error("the machine ended first: {0}")]
     Ended(wire::vmm::End),
     /// A command could not be run, or the conversation with the guest failed.
     #[error(transparent)]

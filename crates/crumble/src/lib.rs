@@ -18,6 +18,7 @@ mod command;
 mod error;
 pub mod host;
 mod machine;
+mod net;
 mod network;
 mod stdio;
 
@@ -25,6 +26,7 @@ pub use agent_client::{Error as AgentError, FailureKind, Remote, Size};
 pub use command::{Child, Command, ExitStatus, Output};
 pub use error::Error;
 pub use machine::{Builder, Machine};
+pub use net::Listener;
 pub use network::Published;
 pub use spec::{
     Cpus, Hostname, Image, Link, MachineSpec, Memory, Network, Publish, Rate, Rule, Share, Tap,

@@ -4,6 +4,7 @@ use std::{
     ffi::OsStr,
     fmt, io,
     io::Write,
+    os::unix::net::UnixStream,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -12,9 +13,10 @@ use std::{
 use agent_client::{Client, Shutdown};
 
 use crate::{
-    Command, Cpus, End, Error, Hostname, Image, MachineSpec, Memory, Network, ProcessInfo, Publish,
-    Published, Share, Stats, Timings,
+    Command, Cpus, End, Error, Hostname, Image, Listener, MachineSpec, Memory, Network,
+    ProcessInfo, Publish, Published, Share, Stats, Timings,
     assemble::{Extras, assemble},
+    net,
 };
 
 /// How long a guest has to come up if nothing else is said. A stock kernel takes a second or two;
@@ -189,6 +191,63 @@ impl Machine {
     /// A command to be run in this machine.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command<'_> {
         Command::new(self, program.as_ref())
+    }
+
+    /// Connects to what listens on a TCP port of the guest's loopback addresses, as
+    /// [`std::net::TcpStream::connect`]. It works without any network. Each direction of the stream
+    /// ends by itself, with `shutdown`.
+    ///
+    /// ```no_run
+    /// # use std::io::{Read, Write};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let machine = crumble::Machine::builder("host".parse()?).start()?;
+    /// let mut server = machine.command("python3");
+    /// let mut server = server.args(["-m", "http.server", "80"]).spawn()?;
+    /// let mut stream = loop {
+    ///     match machine.connect(80) {
+    ///         Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {}
+    ///         result => break result?,
+    ///     }
+    /// };
+    /// stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+    /// let mut page = String::new();
+    /// stream.read_to_string(&mut page)?;
+    /// # server.kill()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::ConnectionRefused`] if nothing listens there,
+    /// [`io::ErrorKind::NotConnected`] if the machine has ended.
+    pub fn connect(&self, port: u16) -> io::Result<UnixStream> {
+        net::connect(self, port)
+    }
+
+    /// Listens on a TCP port of the guest's loopback addresses, as
+    /// [`std::net::TcpListener::bind`]: what programs in the guest connect to it arrives here. With
+    /// port 0 it is one that is free. It works without any network.
+    ///
+    /// ```no_run
+    /// # use std::io::Write;
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let machine = crumble::Machine::builder("host".parse()?).start()?;
+    /// let listener = machine.listen(0)?;
+    /// let port = listener.local_port().to_string();
+    /// let mut client = machine.command("nc").args(["127.0.0.1", &port]).spawn()?;
+    /// let (mut stream, _) = listener.accept()?;
+    /// stream.write_all(b"hello, guest\n")?;
+    /// drop(stream);
+    /// client.wait()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::AddrInUse`] if the port is taken, [`io::ErrorKind::NotConnected`] if the
+    /// machine has ended.
+    pub fn listen(&self, port: u16) -> io::Result<Listener> {
+        Listener::bind(self, port)
     }
 
     /// Asks the guest to end, and waits for it: it stops its processes, syncs its file systems

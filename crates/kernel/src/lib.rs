@@ -43,6 +43,12 @@ pub const MACHINE_MODULES: &[&str] = &[
     "vmw_vsock_virtio_transport",
 ];
 
+/// The modules that a machine with a network needs besides.
+pub const NETWORK_MODULES: &[&str] = &[
+    // Its interface.
+    "virtio_net",
+];
+
 /// The modules that a machine is better for, and runs without: those that a kernel does not have
 /// are left out of the [`initramfs()`].
 pub(crate) const USEFUL_MODULES: &[&str] = &[
@@ -50,6 +56,4 @@ pub(crate) const USEFUL_MODULES: &[&str] = &[
     "pvpanic_mmio",
     // The power button wakes whoever listens for it.
     "button",
-    // The network, where a machine has one.
-    "virtio_net",
 ];

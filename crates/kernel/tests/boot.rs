@@ -1,6 +1,6 @@
 //! A real boot: the distribution's kernel, this crate's initramfs and the agent, under QEMU's
-//! emulation, so that any host will do. Without devices the agent cannot be reached, and has to
-//! say so on the console and end the machine.
+//! emulation, so that any host will do. Without a vsock device the agent cannot be reached, and has
+//! to say so on the console and end the machine.
 
 use std::{
     env, fs,
@@ -9,8 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kernel::{Cache, Kernel, MACHINE_MODULES, Source, initramfs, resolve, setup_archive};
-use wire::agent::{Root, Setup, VERSION};
+use kernel::{
+    Cache, Kernel, MACHINE_MODULES, NETWORK_MODULES, Source, initramfs, resolve, setup_archive,
+};
+use wire::agent::{Network, Root, Setup, VERSION};
 
 const TARGET: &str = "x86_64-unknown-linux-musl";
 
@@ -38,11 +40,12 @@ fn kernel(cache: &Cache) -> Kernel {
     resolve(&Source::Distribution, cache, &mut |_| {}).unwrap()
 }
 
-/// Boots to the end and returns what the console said.
-fn console(setup: &Setup) -> String {
+/// Boots with these devices of QEMU's to the end and returns what the console said.
+fn console(setup: &Setup, devices: &[&str]) -> String {
     let cache = Cache::of_user().unwrap();
     let kernel = kernel(&cache);
-    let base = initramfs(&kernel, &agent(), MACHINE_MODULES, &cache).unwrap();
+    let modules = [MACHINE_MODULES, NETWORK_MODULES].concat();
+    let base = initramfs(&kernel, &agent(), &modules, &cache).unwrap();
     let directory = tempfile::tempdir().unwrap();
     let archive = directory.path().join("initramfs");
     fs::write(
@@ -74,6 +77,7 @@ fn console(setup: &Setup) -> String {
         .arg("-initrd")
         .arg(&archive)
         .args(["-append", "console=ttyS0 quiet panic=-1"])
+        .args(devices)
         .stdin(Stdio::null())
         .stdout(output)
         .spawn()
@@ -108,7 +112,7 @@ fn setup(root: Root) -> Setup {
 
 #[test]
 fn a_machine_without_a_vsock_device_says_so_and_powers_off() {
-    let text = console(&setup(Root::Initramfs));
+    let text = console(&setup(Root::Initramfs), &[]);
     assert!(
         text.contains("vsock port 1025 of the host: ENODEV"),
         "{text}"
@@ -118,9 +122,60 @@ fn a_machine_without_a_vsock_device_says_so_and_powers_off() {
 
 #[test]
 fn a_root_that_is_not_there_is_named_on_the_console() {
-    let text = console(&setup(Root::Overlay {
+    let root = Root::Overlay {
         tag: "missing".into(),
-    }));
+    };
+    let text = console(&setup(root), &[]);
     assert!(text.contains("mount virtiofs missing"), "{text}");
     assert!(text.contains("Power down"), "{text}");
+}
+
+fn network() -> Setup {
+    let network = Network {
+        mac: [2, 0, 0, 0, 0, 1],
+        mtu: 1500,
+        addresses: vec![
+            ([10, 0, 2, 15].into(), 24),
+            ("fec0::f".parse().unwrap(), 64),
+        ],
+        gateways: vec![[10, 0, 2, 2].into(), "fe80::2".parse().unwrap()],
+        nameservers: vec![[10, 0, 2, 3].into()],
+        search: Vec::new(),
+        hosts: Vec::new(),
+    };
+    Setup {
+        network: Some(network),
+        ..setup(Root::Initramfs)
+    }
+}
+
+#[test]
+fn a_network_without_its_interface_is_named_on_the_console() {
+    let text = console(&network(), &[]);
+    assert!(text.contains("interface 02:00:00:00:00:01"), "{text}");
+}
+
+#[test]
+fn a_network_is_set_up_on_the_stock_kernel() {
+    set_up_on("console=ttyS0 quiet panic=-1");
+}
+
+#[test]
+fn a_network_is_set_up_without_ipv6() {
+    set_up_on("console=ttyS0 quiet panic=-1 ipv6.disable=1");
+}
+
+fn set_up_on(command_line: &str) {
+    let nic = "user,model=virtio-net-pci,mac=02:00:00:00:00:01,restrict=on";
+    let text = console(&network(), &["-nic", nic, "-append", command_line]);
+    let said: Vec<_> = text
+        .lines()
+        .filter(|l| l.contains("crumble-agent"))
+        .collect();
+    // Nothing but that there is nobody to tell.
+    assert_eq!(said.len(), 1, "{text}");
+    assert!(
+        text.contains("vsock port 1025 of the host: ENODEV"),
+        "{text}"
+    );
 }

@@ -147,7 +147,7 @@ fn refused(kind: FailureKind, message: &str) -> Result<u8> {
     let code = match kind {
         FailureKind::NotFound => NOT_FOUND,
         FailureKind::NotExecutable => NOT_EXECUTABLE,
-        FailureKind::Version | FailureKind::Other => {
+        _ => {
             return Err(AgentError::Refused {
                 kind,
                 message: message.to_owned(),

@@ -12,8 +12,14 @@
 //! - [`Request::Shutdown`]: the agent answers with [`Event::Acknowledged`], stops everything,
 //!   syncs, unmounts and powers off.
 //! - [`Request::Ping`]: the agent answers with [`Event::Acknowledged`].
+//! - [`Request::Connect`]: the agent answers with [`Event::Acknowledged`] and from then on the
+//!   connection is the one to the port, each direction with an end of its own.
+//! - [`Request::Listen`]: the agent answers with [`Event::Listening`] and listens until the host
+//!   closes this connection.
+//! - [`Request::Accept`]: the agent answers with [`Event::Accepted`] when a program has connected,
+//!   and from then on the connection is that program's. A host that closes it before takes none.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -135,6 +141,23 @@ pub enum Request {
     Shutdown(Shutdown),
     /// Say that you live.
     Ping,
+    /// Connect to what listens on a TCP port of the guest's loopback addresses.
+    Connect {
+        /// The port.
+        port: u16,
+    },
+    /// Listen on a TCP port of the guest's loopback addresses.
+    Listen {
+        /// Chosen by the host, unique among the machine's listeners.
+        listener: u64,
+        /// The port; one that is free if 0.
+        port: u16,
+    },
+    /// Take one of the connections that programs in the guest made to a listener.
+    Accept {
+        /// As in [`Request::Listen`].
+        listener: u64,
+    },
 }
 
 /// A command to run.
@@ -210,9 +233,19 @@ pub enum Event {
     Exited(Exit),
     /// Done, or begun.
     Acknowledged,
+    /// A listener is there.
+    Listening {
+        /// Its port.
+        port: u16,
+    },
+    /// A program connected to a listener.
+    Accepted {
+        /// The program's end.
+        from: SocketAddr,
+    },
 }
 
-/// Why a command did not start.
+/// Why a command did not start, or a request was not served.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     /// What kind of failure, for exit codes.
@@ -230,6 +263,10 @@ pub enum FailureKind {
     NotExecutable,
     /// Host and agent speak different versions.
     Version,
+    /// Nobody listens on the port.
+    ConnectionRefused,
+    /// Somebody else listens on the port.
+    AddressInUse,
     /// Anything else: no such user, no such working directory, out of memory.
     Other,
 }

@@ -103,6 +103,7 @@ mod tests {
         #[test]
         fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..256)) {
             let _ = read::<crate::agent::Opening>(&bytes[..]);
+            let _ = read::<crate::agent::Event>(&bytes[..]);
             let _ = decode::<crate::vmm::Event>(&bytes);
             let _ = decode::<crate::vsock::Request>(&bytes);
         }

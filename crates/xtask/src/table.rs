@@ -93,7 +93,7 @@ pub(crate) const HOUSE: &[Row] = &[
     ),
     row("inspect", 2, &["jailer", "policy"], &[]),
     row("kernel", 2, &["wire"], &[]),
-    row("agent-client", 2, &["wire"], &[]),
+    row("agent-client", 2, &["wire"], &["agent"]),
     // The library.
     row(
         "crumble",
