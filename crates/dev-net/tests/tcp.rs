@@ -6,6 +6,7 @@
 )]
 
 mod guest;
+mod stack;
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, TcpListener, TcpStream};
@@ -14,9 +15,9 @@ use std::thread;
 use std::time::Duration;
 
 use dev_net::header::feature;
-use guest::stack::Stack;
 use guest::{ALL, Guest, Host, PATIENCE, config, dialer};
 use smoltcp::socket::tcp::State;
+use stack::Stack;
 use wire::net::Tell;
 
 const HOST4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 2, 3));
@@ -105,7 +106,7 @@ fn what_is_lost_between_guest_and_device_is_sent_again() {
     let without_tso = ALL & !(feature::GUEST_TSO4 | feature::GUEST_TSO6);
     let (_host, mut stack) = stack(1500, without_tso);
     stack.card.lose_every = 37;
-    there_and_back(&mut stack, HOST4, "127.0.0.1:0", 300_000);
+    there_and_back(&mut stack, HOST4, "127.0.0.1:0", 40_000);
 }
 
 #[test]

@@ -140,11 +140,10 @@ impl Transport {
             }
             Place::Gateway | Place::Nobody | Place::Several => return false,
         };
-        if !self.table.may_dial() || !self.make_room(parts) {
+        let Some(limit) = self.make_room(parts).filter(|_| self.table.may_dial()) else {
             return true;
-        }
+        };
         let isn = self.numbers.next(&key, parts.now);
-        let limit = self.table.limit();
         let connection = Connection::dialing(key, syn, isn, limit, parts.now);
         let Some(slot) = self.table.insert(connection) else {
             return true;
@@ -160,12 +159,12 @@ impl Transport {
         true
     }
 
-    /// Whether there is room for another connection, or can be had.
-    fn make_room(&mut self, parts: &mut Parts<'_>) -> bool {
+    /// What another connection may keep, if there is room for it or can be had.
+    fn make_room(&mut self, parts: &mut Parts<'_>) -> Option<usize> {
         if let Some(slot) = self.table.victim(parts.now) {
             self.settle(parts, slot, Fate::Lost);
         }
-        self.table.limit() > 0
+        self.table.limit()
     }
 
     /// Takes what the dialer tells.
@@ -235,9 +234,8 @@ impl Transport {
         if let Some(slot) = self.table.find(&key) {
             self.settle(parts, slot, Fate::Lost);
         }
-        if self.make_room(parts) {
+        if let Some(limit) = self.make_room(parts) {
             let isn = self.numbers.next(&key, parts.now);
-            let limit = self.table.limit();
             let connection = Connection::calling(key, stream, isn, limit, parts.now);
             if let Some(slot) = self.table.insert(connection) {
                 self.watch(slot);
@@ -284,7 +282,10 @@ impl Transport {
     /// Does what a connection's fate demands.
     fn settle(&mut self, parts: &mut Parts<'_>, slot: u16, fate: Fate) {
         match fate {
-            Fate::On => self.table.enlist(slot),
+            Fate::On => {
+                self.table.grow(slot, parts.now);
+                self.table.enlist(slot);
+            }
             Fate::Over => {
                 self.remove(slot, false);
             }

@@ -1,5 +1,4 @@
-//! A guest's network driver over `vq-driver`, a device for it in a thread of the test, and in
-//! `stack` a whole TCP/IP of somebody else's on top.
+//! A guest's network driver over `vq-driver`, and a device for it in a thread of the test.
 
 #![allow(
     dead_code,
@@ -12,7 +11,7 @@
 )]
 
 pub mod dialer;
-pub mod stack;
+pub mod frames;
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
@@ -108,6 +107,17 @@ impl Host {
             std::thread::sleep(Duration::from_millis(5));
         }
         server.join().unwrap()
+    }
+}
+
+impl Drop for Host {
+    /// The device goes before the dialer's ends of its sockets do.
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.socket.shutdown(std::net::Shutdown::Both);
+        if let Some(server) = self.server.take() {
+            let _ = server.join();
+        }
     }
 }
 

@@ -207,7 +207,7 @@ mod tests {
 
     #[test]
     fn descriptors_are_read_and_written_in_one_call_each() {
-        let (mut reader, mut writer) = std::io::pipe().unwrap();
+        let (mut reader, mut writer) = io::pipe().unwrap();
         let mut parts = vec![b"ab".to_vec(), b"cde".to_vec()];
         let mut buffers = buffers(&mut parts);
         buffers.advance(1);

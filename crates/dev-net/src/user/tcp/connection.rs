@@ -98,6 +98,8 @@ pub(crate) struct Connection {
     pub(crate) active: Instant,
     /// Bytes to keep in each direction.
     limit: usize,
+    /// Bytes that came or went since the limit was set.
+    moved: usize,
 
     // Host to guest.
     sent: Ring,
@@ -150,6 +152,7 @@ impl Connection {
             generation: 0,
             active: now,
             limit,
+            moved: 0,
             sent: Ring::default(),
             una: isn,
             next: isn,
@@ -224,6 +227,28 @@ impl Connection {
         self.expected - Wrapping(1)
     }
 
+    /// Bytes that it may keep in each direction.
+    pub(crate) fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// Sets what it may keep. What it keeps already stays, and a smaller window takes back what
+    /// the guest was told, which costs a retransmission if it is used.
+    pub(crate) fn set_limit(&mut self, limit: usize) {
+        self.limit = limit;
+        self.moved = 0;
+    }
+
+    /// The limit, if as much was moved since it was set.
+    pub(crate) fn outgrown(&self) -> Option<usize> {
+        (self.moved >= self.limit).then_some(self.limit)
+    }
+
+    /// Whether it keeps nothing.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.sent.len() == 0 && self.backlog.len() == 0
+    }
+
     /// Whether the host's side is still to come.
     pub(crate) fn is_dialing(&self) -> bool {
         self.phase == Phase::Dialing
@@ -263,6 +288,7 @@ impl Connection {
         self.active = now;
         self.readable |= readiness.readable;
         self.ending |= readiness.ending;
+        self.arm(now);
         if readiness.writable {
             self.writable = true;
             return self.flush();
@@ -436,17 +462,18 @@ impl Connection {
         // It is there, even if it stopped reading.
         self.attempts = 0;
         if acked > 0 {
-            self.advance(segment.ack, acked, now);
+            self.advance(segment.ack, acked);
         } else {
             let repeated = bare && window == self.window && self.in_flight() > 0;
             self.note_duplicate(repeated);
         }
         self.set_window(window);
+        self.arm(now);
         true
     }
 
     /// The guest has everything up to `ack`.
-    fn advance(&mut self, ack: Seq, acked: usize, now: Instant) {
+    fn advance(&mut self, ack: Seq, acked: usize) {
         self.sent.consume(acked);
         self.una = ack;
         if distance(self.next, ack).is_some() {
@@ -460,7 +487,6 @@ impl Connection {
             self.recover = self.recover.filter(|_| partial);
         }
         self.deadline = None;
-        self.arm(now);
     }
 
     fn note_duplicate(&mut self, repeated: bool) {
@@ -484,6 +510,7 @@ impl Connection {
             return Fate::On;
         }
         self.ack_due = true;
+        self.moved = self.moved.saturating_add(payload.len());
         payload.advance(old);
         if self.guest_ended {
             payload.advance(payload.len());
@@ -713,6 +740,8 @@ impl Connection {
             self.syn_due = false;
             self.highest = self.una + Wrapping(1);
             self.next = self.highest;
+            // A SYN's window is as much as fits its field; the guest hears of the rest in time.
+            self.announced = self.limit;
             return;
         }
         let again = self.resend_due && segment.seq == self.una;
@@ -743,6 +772,7 @@ impl Connection {
         match read(stream, &mut spare) {
             Ok(0) if wanted > 0 => self.ended = true,
             Ok(count) => {
+                self.moved = self.moved.saturating_add(count);
                 self.sent.commit(count);
                 // The next byte raises a new edge, but an end that was reported does not.
                 self.readable = count == wanted || self.ending;

@@ -15,13 +15,15 @@ pub(crate) const MAX_DIALING: usize = 1024;
 /// A connection that did nothing for this long may make room for another.
 const IDLE: Duration = Duration::from_secs(10);
 
-/// The bytes that a connection may keep in each direction: the more connections, the fewer. All of
-/// them: 2 * (32 * 1 MiB + 224 * 128 KiB + 7936 * 16 KiB) = 368 MiB, whatever the guest does.
-const LIMITS: [(usize, usize); 3] = [
-    (32, 1024 * 1024),
-    (256, 128 * 1024),
-    (MAX_CONNECTIONS, 16 * 1024),
-];
+/// The bytes that a connection may keep in each direction at first. All connections together:
+/// 2 * 8192 * 16 KiB = 256 MiB.
+const SMALL: usize = 16 * 1024;
+
+/// The same, of one that moves much.
+const LARGE: usize = 1024 * 1024;
+
+/// What all connections together may have beyond [`SMALL`]: 2 * 96 MiB.
+const EXTRA: usize = 96 * 1024 * 1024;
 
 /// A timer: when, whose, and which of those that had the slot.
 type Timer = Reverse<(Instant, u16, u32)>;
@@ -37,6 +39,8 @@ pub(crate) struct Table {
     timers: BinaryHeap<Timer>,
     generations: u32,
     dialing: usize,
+    /// Used up of [`EXTRA`].
+    extra: usize,
 }
 
 impl Table {
@@ -44,11 +48,37 @@ impl Table {
         self.slots.len().saturating_sub(self.free.len())
     }
 
-    /// The bytes that the next connection may keep in each direction.
-    pub(crate) fn limit(&self) -> usize {
-        let count = self.len();
-        let limit = LIMITS.iter().find(|(below, _)| count < *below);
-        limit.map_or(0, |(_, limit)| *limit)
+    /// The bytes that a new connection may keep in each direction; none if there are too many.
+    pub(crate) fn limit(&self) -> Option<usize> {
+        (self.len() < MAX_CONNECTIONS).then_some(SMALL)
+    }
+
+    /// Lets a connection that moved as much as it may keep have twice that.
+    pub(crate) fn grow(&mut self, slot: u16, now: Instant) {
+        let Some(limit) = self.get_mut(slot).and_then(|one| one.outgrown()) else {
+            return;
+        };
+        if self.extra.saturating_add(limit) > EXTRA {
+            self.reclaim(now);
+        }
+        if limit < LARGE
+            && self.extra.saturating_add(limit) <= EXTRA
+            && let Some(connection) = self.get_mut(slot)
+        {
+            connection.set_limit(limit.saturating_mul(2));
+            self.extra = self.extra.saturating_add(limit);
+        }
+    }
+
+    /// Takes from those that do nothing what they have beyond the least.
+    fn reclaim(&mut self, now: Instant) {
+        for connection in self.slots.iter_mut().flatten() {
+            if now.saturating_duration_since(connection.active) >= IDLE && connection.is_empty() {
+                let extra = connection.limit().saturating_sub(SMALL);
+                connection.set_limit(SMALL);
+                self.extra = self.extra.saturating_sub(extra);
+            }
+        }
     }
 
     pub(crate) fn get_mut(&mut self, slot: u16) -> Option<&mut Connection> {
@@ -110,6 +140,8 @@ impl Table {
         if connection.is_dialing() {
             self.dialed();
         }
+        let extra = connection.limit().saturating_sub(SMALL);
+        self.extra = self.extra.saturating_sub(extra);
         self.by_key.remove(&connection.key);
         self.free.push(slot);
         Some(connection)

@@ -1,5 +1,11 @@
 //! A guest's TCP/IP: smoltcp, which shares no code with the device.
 
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test file uses a part of it"
+)]
+
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -10,7 +16,7 @@ use smoltcp::socket::tcp;
 use smoltcp::time::Instant as Time;
 use smoltcp::wire::{EthernetAddress, IpAddress, IpCidr};
 
-use super::{Guest, MAC, PATIENCE};
+use crate::guest::{Guest, MAC, PATIENCE};
 
 /// The guest with its stack.
 pub struct Stack {

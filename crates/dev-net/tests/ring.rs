@@ -1,0 +1,397 @@
+//! Correct traffic that is not TCP: the answers of the network itself, and datagrams.
+
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "the tests' numbers are small"
+)]
+
+mod guest;
+
+use std::io::Read;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
+
+use dev_net::header::{Header, Segments, feature};
+use guest::frames::{
+    GUEST, ROUTER, checksum, ethernet, ipv4, pseudo, read_ipv4, udp, udp_datagram,
+};
+use guest::{ALL, Guest, Host, MAC, config, dialer};
+use nix::sys::socket::{MsgFlags, recv, send};
+use wire::net::{Datagram, Kind, Rate};
+
+const REMOTE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+const HOST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 3);
+
+/// Features with which the device completes checksums itself.
+const PLAIN: u64 = feature::MAC | feature::MTU | feature::MRG_RXBUF | feature::CTRL_VQ;
+
+fn start(mtu: u16, features: u64) -> (Host, Guest) {
+    let host = Host::start(config(mtu));
+    let guest = Guest::start(&host, features, 4096);
+    (host, guest)
+}
+
+fn no_header() -> Header {
+    Header::default()
+}
+
+/// What the dialer gets.
+fn asked(host: &Host, check: impl FnOnce(Datagram<'_>)) {
+    let mut buffer = vec![0; 70_000];
+    let length = recv(host.datagrams.as_raw_fd(), &mut buffer, MsgFlags::empty()).unwrap();
+    check(wire::decode(&buffer[..length]).unwrap());
+}
+
+fn tell(host: &Host, datagram: &Datagram<'_>) {
+    let bytes = wire::encode(datagram).unwrap();
+    send(host.datagrams.as_raw_fd(), &bytes, MsgFlags::empty()).unwrap();
+}
+
+/// Checks a datagram that the guest got; from which port, and its content.
+#[track_caller]
+fn read_udp(frame: &[u8]) -> (SocketAddrV4, Vec<u8>) {
+    let (from, protocol, content) = read_ipv4(frame);
+    assert_eq!(protocol, 17);
+    let length = content.len();
+    // The pseudo header is the same in both directions.
+    let sum = checksum(&[&pseudo(from, 17, length), content]);
+    assert_eq!(sum, [0, 0], "the datagram's checksum is wrong");
+    let port = u16::from_be_bytes([content[0], content[1]]);
+    (SocketAddrV4::new(from, port), content[8..].to_vec())
+}
+
+#[test]
+fn the_configuration_space_has_address_link_and_mtu() {
+    let (_host, guest) = start(9000, ALL);
+    let config = guest.driver.frontend.config(0, 12).unwrap();
+    let [m0, m1] = 9000_u16.to_le_bytes();
+    assert_eq!(config, [&MAC[..], &[1, 0, 1, 0, m0, m1]].concat());
+    assert_eq!(guest.driver.features & ALL, ALL);
+}
+
+#[test]
+fn arp_is_answered_for_gateway_and_host_only() {
+    let (_host, mut guest) = start(1500, ALL);
+    let request = |target: Ipv4Addr| {
+        let parts: [&[u8]; 5] = [
+            &[0, 1, 8, 0, 6, 4, 0, 1],
+            &MAC,
+            &GUEST.octets(),
+            &[0; 6],
+            &target.octets(),
+        ];
+        let mut frame = ethernet(0x806, &parts.concat());
+        frame[..6].copy_from_slice(&[0xff; 6]);
+        frame
+    };
+    for other in [GUEST, Ipv4Addr::new(10, 0, 2, 99)] {
+        guest.send(&no_header(), &request(other));
+    }
+    for ours in [ROUTER, HOST] {
+        guest.send(&no_header(), &request(ours));
+        let (_, reply) = guest.receive();
+        assert_eq!(&reply[..6], &MAC);
+        assert_eq!(&reply[20..22], &[0, 2]);
+        assert_eq!(&reply[22..28], b"\x02crumb");
+        assert_eq!(&reply[28..32], &ours.octets());
+    }
+}
+
+#[test]
+fn gateway_and_host_answer_pings_and_the_dialer_is_asked_for_others() {
+    let (host, mut guest) = start(1500, PLAIN);
+    let ping = |to: Ipv4Addr| {
+        let mut message = vec![8, 0, 0, 0, 0, 7, 0, 1, b'h', b'i'];
+        let sum = checksum(&[&message]);
+        message[2..4].copy_from_slice(&sum);
+        ipv4(to, 1, &message, (0, 0))
+    };
+    for to in [ROUTER, HOST] {
+        guest.send(&no_header(), &ping(to));
+        let (_, reply) = guest.receive();
+        let (from, protocol, content) = read_ipv4(&reply);
+        assert_eq!((from, protocol), (to, 1));
+        assert_eq!(checksum(&[content]), [0, 0]);
+        assert_eq!(
+            (content[0], &content[4..]),
+            (0, &[0, 7, 0, 1, b'h', b'i'][..])
+        );
+    }
+    guest.send(&no_header(), &ping(REMOTE));
+    asked(&host, |datagram| {
+        assert_eq!(datagram.guest, SocketAddr::new(GUEST.into(), 7));
+        assert_eq!(datagram.remote, SocketAddr::new(REMOTE.into(), 0));
+        assert_eq!(datagram.kind, Kind::Echo { sequence: 1 });
+        assert_eq!(datagram.payload, b"hi");
+        tell(&host, &datagram);
+    });
+    let (_, reply) = guest.receive();
+    let (from, _, content) = read_ipv4(&reply);
+    assert_eq!((from, content[0]), (REMOTE, 0));
+}
+
+#[test]
+fn datagrams_go_to_the_dialer_and_come_from_it() {
+    for features in [ALL, PLAIN] {
+        let (host, mut guest) = start(65520, features);
+        let to = SocketAddrV4::new(REMOTE, 4000);
+        for length in [0, 1, 1000, 60_000] {
+            let payload = vec![length as u8; length];
+            guest.send(&no_header(), &udp(5000, to, &payload));
+            asked(&host, |datagram| {
+                assert_eq!(datagram.guest, SocketAddr::new(GUEST.into(), 5000));
+                assert_eq!((datagram.remote, datagram.kind), (to.into(), Kind::Udp));
+                assert!(datagram.payload == payload);
+                tell(&host, &datagram);
+            });
+            let (header, mut reply) = guest.receive();
+            if let Some((start, offset)) = header.checksum {
+                assert_eq!((start, offset), (34, 6));
+                complete(&mut reply, usize::from(start));
+            }
+            assert_eq!(read_udp(&reply), (to, payload));
+        }
+    }
+}
+
+/// Does what a guest does that agreed to complete checksums.
+fn complete(frame: &mut [u8], start: usize) {
+    let sum = checksum(&[&frame[start..]]);
+    frame[start + 6..start + 8].copy_from_slice(&sum);
+}
+
+#[test]
+fn a_datagram_larger_than_the_mtu_comes_in_fragments() {
+    let (host, mut guest) = start(1500, PLAIN);
+    let to = SocketAddrV4::new(REMOTE, 4000);
+    let payload: Vec<u8> = (0..4000_u32).map(|byte| byte as u8).collect();
+    tell(
+        &host,
+        &Datagram {
+            guest: SocketAddr::new(GUEST.into(), 5000),
+            remote: to.into(),
+            kind: Kind::Udp,
+            payload: &payload,
+        },
+    );
+    let mut whole = Vec::new();
+    loop {
+        let (_, frame) = guest.receive();
+        let place = u16::from_be_bytes([frame[20], frame[21]]);
+        assert_eq!(usize::from(place & 0x1fff) * 8, whole.len());
+        assert!(frame.len() <= 1514);
+        whole.extend_from_slice(read_ipv4(&frame).2);
+        if place & 0x2000 == 0 {
+            break;
+        }
+    }
+    assert_eq!(
+        checksum(&[&pseudo(REMOTE, 17, whole.len()), &whole]),
+        [0, 0]
+    );
+    assert!(whole[8..] == payload);
+}
+
+#[test]
+fn fragments_of_the_guest_are_put_together() {
+    let (host, mut guest) = start(1500, PLAIN);
+    let to = SocketAddrV4::new(REMOTE, 4000);
+    let payload = vec![b'x'; 2000];
+    let datagram = udp_datagram(5000, to, &payload);
+    let (first, second) = datagram.split_at(1480);
+    // The second one first.
+    guest.send(&no_header(), &ipv4(REMOTE, 17, second, (9, 185)));
+    guest.send(&no_header(), &ipv4(REMOTE, 17, first, (9, 0x2000)));
+    asked(&host, |datagram| assert!(datagram.payload == payload));
+}
+
+#[test]
+fn a_large_datagram_that_is_to_be_cut_is_several() {
+    let (host, mut guest) = start(1500, ALL);
+    let to = SocketAddrV4::new(REMOTE, 443);
+    let header = Header {
+        checksum: Some((34, 6)),
+        segments: Some((Segments::Udp, 1000)),
+        ..Header::default()
+    };
+    guest.send(&header, &udp(5000, to, &[7; 2500]));
+    for length in [1000, 1000, 500] {
+        asked(&host, |datagram| assert_eq!(datagram.payload.len(), length));
+    }
+}
+
+#[test]
+fn what_the_dialer_cannot_deliver_is_said_in_icmp() {
+    let (host, mut guest) = start(1500, PLAIN);
+    let to = SocketAddrV4::new(REMOTE, 4000);
+    for (kind, code, from) in [
+        (Kind::Refused, [3, 3], REMOTE),
+        (Kind::Unreachable, [3, 1], ROUTER),
+        (Kind::Denied, [3, 13], ROUTER),
+    ] {
+        tell(
+            &host,
+            &Datagram {
+                guest: SocketAddr::new(GUEST.into(), 5000),
+                remote: to.into(),
+                kind,
+                payload: &[],
+            },
+        );
+        let (_, frame) = guest.receive();
+        let (teller, protocol, content) = read_ipv4(&frame);
+        assert_eq!((teller, protocol), (from, 1));
+        assert_eq!(content[..2], code);
+        assert_eq!(checksum(&[content]), [0, 0]);
+        // What was sent: addresses and ports.
+        let sent = &content[8..];
+        assert_eq!(&sent[12..20], [GUEST.octets(), REMOTE.octets()].concat());
+        assert_eq!(&sent[20..24], &[0x13, 0x88, 0x0f, 0xa0]);
+    }
+}
+
+#[test]
+fn nobody_is_where_nobody_is() {
+    let (_host, mut guest) = start(1500, PLAIN);
+    let unreachable = [
+        (SocketAddrV4::new(Ipv4Addr::new(10, 0, 2, 77), 9), [3, 1]),
+        (SocketAddrV4::new(ROUTER, 9), [3, 3]),
+    ];
+    for (to, code) in unreachable {
+        guest.send(&no_header(), &udp(5000, to, b"x"));
+        let (_, frame) = guest.receive();
+        assert_eq!(read_ipv4(&frame).2[..2], code);
+    }
+}
+
+#[test]
+fn our_names_are_answered_here_and_others_by_the_dialer() {
+    let (host, mut guest) = start(1500, PLAIN);
+    let dns = SocketAddrV4::new(ROUTER, 53);
+    let question =
+        |name: &[u8]| [&[1, 2, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0], name, &[0, 1, 0, 1]].concat();
+    let ours = question(b"\x04host\x08internal\0");
+    guest.send(&no_header(), &udp(5000, dns, &ours));
+    let (_, frame) = guest.receive();
+    let (from, answer) = read_udp(&frame);
+    assert_eq!(from, dns);
+    assert!(answer.ends_with(&HOST.octets()));
+    let theirs = question(b"\x07example\x03org\0");
+    guest.send(&no_header(), &udp(5000, dns, &theirs));
+    asked(&host, |datagram| {
+        assert_eq!((datagram.remote, datagram.kind), (dns.into(), Kind::Dns));
+        assert_eq!(datagram.payload, theirs);
+        tell(&host, &datagram);
+    });
+    let (_, frame) = guest.receive();
+    assert_eq!(read_udp(&frame), (dns, theirs));
+}
+
+#[test]
+fn dhcp_gives_the_guest_its_address() {
+    let (_host, mut guest) = start(1500, PLAIN);
+    let message = [
+        &[1, 1, 6, 0, 1, 2, 3, 4][..],
+        &[0; 20],
+        &MAC,
+        &[0; 10],
+        &[0; 192],
+        &[99, 130, 83, 99, 53, 1, 1, 255],
+    ]
+    .concat();
+    let everybody = SocketAddrV4::new(Ipv4Addr::BROADCAST, 67);
+    let mut frame = udp(68, everybody, &message);
+    frame[..6].copy_from_slice(&[0xff; 6]);
+    guest.send(&no_header(), &frame);
+    let (_, frame) = guest.receive();
+    let (from, _, content) = read_ipv4(&frame);
+    assert_eq!(from, ROUTER);
+    assert_eq!(&content[8 + 16..8 + 20], &GUEST.octets());
+}
+
+#[test]
+fn a_datagram_of_loopback_comes_from_the_hosts_address() {
+    let (host, mut guest) = start(1500, PLAIN);
+    dialer::serve(&host);
+    let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let port = server.local_addr().unwrap().port();
+    let to = SocketAddrV4::new(HOST, port);
+    guest.send(&no_header(), &udp(5000, to, b"hello"));
+    let mut bytes = [0; 9];
+    let (length, peer) = server.recv_from(&mut bytes).unwrap();
+    assert_eq!(&bytes[..length], b"hello");
+    server.send_to(b"answer", peer).unwrap();
+    let (_, frame) = guest.receive();
+    assert_eq!(read_udp(&frame), (to, b"answer".to_vec()));
+}
+
+#[test]
+fn the_control_queue_takes_modes_and_an_address() {
+    let (_host, mut guest) = start(1500, ALL);
+    assert_eq!(guest.command(&[0, 0, 1]), 0);
+    assert_eq!(guest.command(&[0, 9, 1]), 1);
+    assert_eq!(guest.command(&[1, 1, 1, 0, 0, 0, 0, 1]), 1);
+    let mac = [2, 9, 9, 9, 9, 9];
+    assert_eq!(guest.command(&[&[1, 1][..], &mac].concat()), 0);
+    guest.send(&no_header(), &udp(5000, SocketAddrV4::new(ROUTER, 9), b"x"));
+    let (_, frame) = guest.receive();
+    assert_eq!(frame[..6], mac);
+}
+
+#[test]
+fn a_rate_is_kept_in_both_directions() {
+    let mut limited = config(1500);
+    let rate = Rate {
+        bytes: Some(100_000),
+        burst: 10_000,
+        packets: None,
+    };
+    limited.sending = Some(rate);
+    limited.receiving = Some(rate);
+    let host = Host::start(limited);
+    let mut guest = Guest::start(&host, ALL, 4096);
+    let to = SocketAddrV4::new(REMOTE, 4000);
+    let begin = Instant::now();
+    // 31 packets of 1042 bytes: 10,000 at once, and the rest at 100,000 a second.
+    for _ in 0..31 {
+        guest.send(&no_header(), &udp(5000, to, &[0; 1000]));
+    }
+    for _ in 0..31 {
+        asked(&host, |datagram| tell(&host, &datagram));
+    }
+    let sent = begin.elapsed();
+    for _ in 0..31 {
+        guest.receive();
+    }
+    let least = Duration::from_millis(200);
+    assert!(sent >= least, "{sent:?}");
+    assert!(begin.elapsed() >= least);
+}
+
+#[test]
+fn a_record_has_the_frames_of_both_directions() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let pcap = file.reopen().unwrap().into();
+    let host = Host::recording(config(1500), Some(pcap));
+    let mut guest = Guest::start(&host, ALL, 4096);
+    let frame = udp(5000, SocketAddrV4::new(ROUTER, 9), b"x");
+    guest.send(&no_header(), &frame);
+    let (_, answer) = guest.receive();
+    let mut bytes = Vec::new();
+    std::fs::File::open(file.path())
+        .unwrap()
+        .read_to_end(&mut bytes)
+        .unwrap();
+    let (first, rest) = bytes[24 + 16..].split_at(frame.len());
+    assert_eq!(first, frame);
+    assert_eq!(&rest[16..], answer);
+}
+
+#[test]
+fn the_device_ends_with_its_front_end() {
+    let (host, guest) = start(1500, ALL);
+    let stream = guest.driver.frontend.stream();
+    stream.shutdown(std::net::Shutdown::Both).unwrap();
+    host.end().unwrap();
+}
