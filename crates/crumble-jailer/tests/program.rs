@@ -232,6 +232,32 @@ fn the_program_ends_with_the_jailer() {
 }
 
 #[test]
+fn a_namespace_that_the_policy_shares_is_the_host_s() {
+    for shares in [false, true] {
+        let jail = Jail::new();
+        let shared = "[shared]\nnet = \"a test\"\n\n[limits]";
+        let limits = if shares { shared } else { "[limits]" };
+        jail.write_policy(&POLICY.replace("[limits]", limits));
+        let mut child = jail.command(&[], &["cat"]);
+        let mut child = child
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut output = child.stdout.take().unwrap();
+        child.stdin.as_mut().unwrap().write_all(b"x").unwrap();
+        std::io::Read::read_exact(&mut output, &mut [0]).unwrap();
+        let pid = child.id();
+        let inner = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+        let of = |pid: &str, name| fs::read_link(format!("/proc/{pid}/ns/{name}")).unwrap();
+        let same = |name| of(inner.trim(), name) == of("self", name);
+        assert_eq!((same("net"), same("ipc")), (shares, false));
+        drop(child.stdin.take());
+        child.wait().unwrap();
+    }
+}
+
+#[test]
 fn mistakes_are_named_and_nothing_starts() {
     let jail = Jail::new();
     fails(
@@ -247,6 +273,11 @@ fn mistakes_are_named_and_nothing_starts() {
     for (line, words) in [
         ("[calls]\nreed = \"x\"", "unknown system call `reed`"),
         ("[namespaces]\nspace = \"x\"", "unknown namespace `space`"),
+        (
+            "[shared]\nuser = \"x\"",
+            "the user namespace cannot be shared",
+        ),
+        ("[shared]\nspace = \"x\"", "`space` is no namespace"),
         ("[capabilities]\nfly = \"x\"", "unknown capability `fly`"),
         (
             "[limits]\nsky = { value = 1, why = \"x\" }",

@@ -14,6 +14,7 @@
     clippy::arithmetic_side_effects
 )]
 
+pub mod answer;
 pub mod config;
 mod connects;
 mod deadlines;

@@ -7,7 +7,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd};
 
 use dialer::Error;
-use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, Backlog, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, bind, connect,
+    listen, recv, sendmsg, sendto, socket, socketpair,
+};
 use proptest::prelude::*;
 use rig::{Rig, all_but, config, nobody, silent, udp};
 use rustix::net::SendFlags;
@@ -98,6 +102,29 @@ fn a_device_that_leaves_either_socket_or_a_supervisor_that_leaves_ends_it_in_pea
     let mut supervisor = rig();
     supervisor.control = device::Channel::pair().unwrap().0;
     supervisor.ended().unwrap();
+}
+
+/// The dialer is in the host's network, where abstract names are, and may send with an address. That
+/// the sockets that it holds lead nowhere else is the kernel's doing.
+#[test]
+fn a_packet_over_a_pair_reaches_its_other_end_whatever_address_it_has() {
+    let family = AddressFamily::Unix;
+    let (kind, flags) = (SockType::SeqPacket, SockFlag::SOCK_CLOEXEC);
+    let (one, other) = socketpair(family, kind, None, flags).unwrap();
+    let name = format!("crumble-dialer-test-{}", std::process::id());
+    let address = UnixAddr::new_abstract(name.as_bytes()).unwrap();
+    let listener = socket(family, kind, flags, None).unwrap();
+    bind(listener.as_raw_fd(), &address).unwrap();
+    listen(&listener, Backlog::MAXCONN).unwrap();
+    sendto(one.as_raw_fd(), b"hello", &address, MsgFlags::empty()).unwrap();
+    let mut buffer = [0; 8];
+    let length = recv(other.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT);
+    assert_eq!((length, &buffer[..5]), (Ok(5), &b"hello"[..]));
+    // Not even once the other end is gone.
+    drop(other);
+    assert_eq!(connect(one.as_raw_fd(), &address), Err(Errno::EISCONN));
+    let sent = sendto(one.as_raw_fd(), b"x", &address, MsgFlags::MSG_NOSIGNAL);
+    assert_eq!(sent, Err(Errno::EPIPE));
 }
 
 #[test]

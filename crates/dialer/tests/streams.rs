@@ -222,7 +222,7 @@ fn connections_that_the_device_does_not_take_wait_in_the_port_s_queue() {
     const MANY: usize = 800;
     let server = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = server.local_addr().unwrap();
-    nix::sys::socket::listen(&server, nix::sys::socket::Backlog::new(4096).unwrap()).unwrap();
+    rustix::net::listen(&server, 4096).unwrap();
     let (published, socket) = publish(Protocol::Tcp, 80, server);
     let mut config = config(all_but(&[]));
     config.publish = vec![published];

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use policy::{Identity, Policy};
+use policy::{Identity, Namespace, Policy, Reasoned};
 use serde::Serialize;
 
 use crate::{CapabilitySet, Field, Process, Rights};
@@ -14,6 +14,8 @@ pub struct Expected {
     pub component: &'static str,
     /// Namespaces of its own.
     pub namespaces: Vec<&'static str>,
+    /// Namespaces of the host that it stays in.
+    pub shared: Vec<&'static str>,
     /// Capabilities that it keeps.
     pub capabilities: CapabilitySet,
     /// The most of each resource.
@@ -59,11 +61,8 @@ impl Expected {
         let filters = filters.into_iter().filter(|filter| !filter.is_empty());
         Self {
             component: policy.component,
-            namespaces: policy
-                .namespaces
-                .iter()
-                .map(|row| file(row.value))
-                .collect(),
+            namespaces: files(policy.namespaces),
+            shared: files(policy.shared),
             capabilities: CapabilitySet::of(policy),
             limits: policy
                 .limits
@@ -78,10 +77,14 @@ impl Expected {
     }
 }
 
+fn files(rows: &[Reasoned<Namespace>]) -> Vec<&'static str> {
+    rows.iter().map(|row| file(row.value)).collect()
+}
+
 /// The name of a namespace in `/proc/PID/ns`.
-fn file(namespace: policy::Namespace) -> &'static str {
+fn file(namespace: Namespace) -> &'static str {
     match namespace {
-        policy::Namespace::Mount => "mnt",
+        Namespace::Mount => "mnt",
         other => other.name(),
     }
 }

@@ -267,6 +267,34 @@ fn a_namespace_that_is_not_its_own_is_found() {
 }
 
 #[test]
+fn a_namespace_that_the_policy_shares_is_no_finding_and_others_of_it_are() {
+    let recording = Recording::new();
+    let title = b"crumble-dialer: net\0";
+    recording.process(103, 100, title, "crumble-dialer", STATUS, 300);
+    let share = |name: &str| {
+        let link = recording.path(103, "ns").join(name);
+        fs::remove_file(&link).unwrap();
+        let holders = fs::read_link(recording.path(100, "ns").join(name)).unwrap();
+        symlink(holders, link).unwrap();
+    };
+    share("net");
+    let inspection = recording.inspect();
+    let found = found(&inspection);
+    let namespaces = found.iter().filter(|(_, one)| one.what == "namespace");
+    assert_eq!(namespaces.count(), 0, "{found:?}");
+    let dialer = inspection.processes.last().unwrap();
+    assert_eq!(dialer.expected.as_ref().unwrap().shared, ["net"]);
+    share("ipc");
+    let inspection = recording.inspect();
+    let found = inspection.findings().map(|(_, one)| one.detail.as_str());
+    assert!(
+        found
+            .collect::<Vec<_>>()
+            .contains(&"ipc is its supervisor's")
+    );
+}
+
+#[test]
 fn a_title_that_names_another_component_is_found() {
     let recording = Recording::new();
     let title = "crumble-dev-fs: fs-root\x1b[2J";

@@ -7,7 +7,7 @@ use std::{fs, io, ptr};
 
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::{Mode, mkdirat};
-use policy::Policy;
+use policy::{Namespace, Policy};
 
 use crate::inside::{self, Access, Grant};
 use crate::sys::{self, Configure};
@@ -66,7 +66,13 @@ fn steps(policy: &'static Policy, program: &Program<'_>) -> Result<io::Error> {
         access: *access,
     });
     let grants: Vec<_> = granted.chain([file]).collect();
-    inside::restrict(policy, &grants, Some(&[]))?;
+    // A policy of this kind names no ports.
+    let ports = if shares_network(policy) {
+        None
+    } else {
+        Some(&[][..])
+    };
+    inside::restrict(policy, &grants, ports)?;
     let pointers = [program.argv, program.env].map(pointers);
     sys::close_from_at_exec(3)
         .and_then(|()| {
@@ -81,6 +87,11 @@ fn steps(policy: &'static Policy, program: &Program<'_>) -> Result<io::Error> {
     inside::filter_calls(policy)?;
     let [argv, env] = &pointers;
     Ok(sys::execute(program.file.as_raw_fd(), argv, env))
+}
+
+fn shares_network(policy: &Policy) -> bool {
+    let mut shared = policy.shared.iter().map(|line| line.value);
+    shared.any(|namespace| namespace == Namespace::Net)
 }
 
 /// Strings as exec wants them: pointers with a null at the end.

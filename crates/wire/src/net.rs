@@ -244,7 +244,9 @@ pub enum Failure {
 /// Either direction, over `datagrams`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Datagram<'a> {
-    /// The guest's address and port; for [`Kind::Echo`] the port is the identifier.
+    /// The guest's address and port; for [`Kind::Echo`] the port is the identifier. From the dialer
+    /// the address is unspecified if a datagram came to a published port and the guest has not
+    /// answered its sender: only the device knows the guest's address.
     pub guest: SocketAddr,
     /// The other side's; for [`Kind::Echo`] the port is 0. For [`Kind::Dns`] it is whom the guest
     /// asked.

@@ -9,14 +9,16 @@
 use std::io::{IoSliceMut, Write};
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use device::{Channel, Resources};
 use dialer::config::Config;
 use dialer::{Dialer, Error, Links};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, socket, socketpair,
+};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recvmsg, send, sockopt,
 };
@@ -229,9 +231,27 @@ pub fn udp() -> UdpSocket {
     socket
 }
 
-/// A port of loopback on which nobody is.
+/// A port of loopback on which nobody is, nor will be while the tests run.
 pub fn nobody() -> SocketAddr {
-    udp().local_addr().unwrap()
+    loop {
+        let datagrams = udp();
+        let address = datagrams.local_addr().unwrap();
+        // It hears only itself.
+        datagrams.connect(address).unwrap();
+        let stream = socket(
+            AddressFamily::Inet,
+            SockType::Stream,
+            SockFlag::SOCK_CLOEXEC,
+            None,
+        )
+        .unwrap();
+        let taken = bind(stream.as_raw_fd(), &SockaddrStorage::from(address));
+        if taken.is_ok() {
+            // It does not listen.
+            std::mem::forget((datagrams, stream));
+            return address;
+        }
+    }
 }
 
 /// Published ports and their sockets.

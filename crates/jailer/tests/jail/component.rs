@@ -26,6 +26,12 @@ pub(crate) struct Hands {
     pub(crate) outside: String,
     /// A directory of the host's. Only dev-fs is granted what is below it.
     pub(crate) root: OwnedFd,
+    /// A TCP socket of the host's network that is not connected.
+    pub(crate) stream: OwnedFd,
+    /// TCP ports of the host's loopback on which somebody listens: one that the dialer is granted,
+    /// and another.
+    pub(crate) granted_port: u16,
+    pub(crate) port: u16,
     /// `/proc/self/fd`, where the policy has it.
     pub(crate) proc_self_fd: Option<OwnedFd>,
     /// `/dev/kvm`, which only the VMM gets, where there is one.
@@ -74,7 +80,13 @@ fn serve() -> Result<(), Box<dyn Error>> {
     };
     let grants = if serves { &[grant][..] } else { &[] };
     layers::leave_out(&config.without);
-    let confined = match jailer::confine(policy, grants) {
+    let granted = [config.granted_port];
+    let ports = if config.component == "dialer" {
+        &granted[..]
+    } else {
+        &[]
+    };
+    let confined = match jailer::confine_to(policy, grants, Some(ports)) {
         Ok(confined) => confined,
         Err(error) => {
             answer.refuse(&error);
@@ -87,6 +99,9 @@ fn serve() -> Result<(), Box<dyn Error>> {
         sibling: config.sibling,
         outside: config.outside,
         root,
+        stream: resources.take("stream")?,
+        granted_port: config.granted_port,
+        port: config.port,
         kvm: resources.take("kvm").ok(),
         proc_self_fd: confined.proc_self_fd,
         many_users,

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -23,8 +24,11 @@ type Duty = (
     fn(&Hands) -> io::Result<()>,
 );
 
+/// The dialer has one thread.
+const THREADED: [&str; 4] = ["vmm", "dev-vsock", "dev-fs", "dev-net"];
+
 const DUTIES: &[Duty] = &[
-    ("threads_run_and_are_joined", &COMPONENTS, threads),
+    ("threads_run_and_are_joined", &THREADED, threads),
     ("events_wake_an_event_loop", &COMPONENTS, events),
     ("hash_tables_have_a_seed", &COMPONENTS, |_| {
         let table: HashMap<i32, i32> = (0..10).map(|n| (n, n)).collect();
@@ -71,6 +75,8 @@ const DUTIES: &[Duty] = &[
     ("guest_memory_is_made_and_sealed", &["vmm"], guest_memory),
     ("kvm_answers", &["vmm"], kvm),
     ("streams_are_made", &["dev-vsock"], streams),
+    ("the_granted_port_is_connected", &["dialer"], connects),
+    ("datagrams_are_sent_and_received", &["dialer"], datagrams),
     ("files_are_made_read_and_renamed", &["dev-fs"], files),
     (
         "a_file_is_opened_anew_by_its_descriptor",
@@ -186,6 +192,22 @@ fn streams(_: &Hands) -> io::Result<()> {
     let mut text = String::new();
     right.read_to_string(&mut text)?;
     ensure(text == "hello")
+}
+
+fn connects(hands: &Hands) -> io::Result<()> {
+    let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, hands.granted_port))?;
+    stream.set_nodelay(true)
+}
+
+fn datagrams(_: &Hands) -> io::Result<()> {
+    // No bind: the kernel picks a port when the first one is sent.
+    let (v4, kind) = (libc::AF_INET, libc::SOCK_DGRAM);
+    let socket = UdpSocket::from(OwnedFd::from(adopt(call(
+        libc::SYS_socket,
+        &[&v4, &kind, &0],
+    )?)?));
+    // Port 9 discards, if anybody is there.
+    socket.send_to(b"hello", (Ipv4Addr::LOCALHOST, 9)).map(drop)
 }
 
 /// Opens below the shared directory.

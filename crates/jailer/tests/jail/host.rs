@@ -5,12 +5,13 @@ use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixDatagram, UnixListener};
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU16, Ordering};
 use std::time::Duration;
 
 use handoff::Channel;
 use jailer::{Exit, Launch, Process};
 use libtest_mimic::Failed;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType};
 use serde::{Deserialize, Serialize};
 
 use crate::layers::{self, Layer};
@@ -24,8 +25,12 @@ const SOON: Duration = Duration::from_secs(60);
 /// The process id of a component that lives as long as the tests do.
 pub(crate) static SIBLING: AtomicI32 = AtomicI32::new(0);
 
+/// TCP ports of the host on which somebody listens as long as the tests run.
+pub(crate) static GRANTED_PORT: AtomicU16 = AtomicU16::new(0);
+pub(crate) static PORT: AtomicU16 = AtomicU16::new(0);
+
 /// Every component that has a policy.
-pub(crate) const COMPONENTS: [&str; 3] = ["vmm", "dev-vsock", "dev-fs"];
+pub(crate) const COMPONENTS: [&str; 5] = ["vmm", "dev-vsock", "dev-fs", "dev-net", "dialer"];
 
 /// What the component is to be.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -40,6 +45,10 @@ pub(crate) struct Order {
     pub(crate) sibling: i32,
     /// The directory around the shared one.
     pub(crate) outside: String,
+    /// A TCP port of the host that the dialer may connect to.
+    pub(crate) granted_port: u16,
+    /// One that it may not.
+    pub(crate) port: u16,
 }
 
 impl Order {
@@ -51,6 +60,8 @@ impl Order {
             host: i32::try_from(std::process::id())?,
             sibling: SIBLING.load(Ordering::Relaxed),
             outside: String::new(),
+            granted_port: GRANTED_PORT.load(Ordering::Relaxed),
+            port: PORT.load(Ordering::Relaxed),
         })
     }
 }
@@ -120,8 +131,17 @@ impl Jailed {
             directory,
             _sockets: sockets,
         };
+        let stream = nix::sys::socket::socket(
+            AddressFamily::Inet,
+            SockType::Stream,
+            SockFlag::SOCK_CLOEXEC,
+            None,
+        )?;
         let kvm = open_kvm().ok().filter(|_| order.component == "vmm");
-        let mut resources: Vec<(String, BorrowedFd<'_>)> = vec![("root".to_owned(), root.as_fd())];
+        let mut resources: Vec<(String, BorrowedFd<'_>)> = vec![
+            ("root".to_owned(), root.as_fd()),
+            ("stream".to_owned(), stream.as_fd()),
+        ];
         resources.extend(kvm.as_ref().map(|kvm| ("kvm".to_owned(), kvm.as_fd())));
         handoff::start(&jailed.channel, &order, &resources)?;
         match handoff::await_ready(&jailed.channel, SOON) {

@@ -10,6 +10,7 @@ mod duties;
 mod host;
 mod layers;
 mod raw;
+mod refusals;
 mod report;
 mod state;
 mod targets;
@@ -27,6 +28,9 @@ fn main() -> ExitCode {
     if std::env::args().next().as_deref() == Some(host::TITLE) {
         return component::main();
     }
+    if std::env::args().nth(1).as_deref() == Some(refusals::PLACE) {
+        return refusals::main();
+    }
     let mut arguments = Arguments::from_args();
     // Two of these on one core are slow enough; more are no faster.
     arguments.test_threads.get_or_insert(2);
@@ -34,6 +38,7 @@ fn main() -> ExitCode {
     trials.extend(duties::trials());
     trials.extend(state::trials());
     trials.extend(report::trials());
+    trials.extend(refusals::trials());
     if nix::unistd::Uid::effective().is_root() {
         trials.push(Trial::test(
             "everything_here_holds_for_an_ordinary_user",

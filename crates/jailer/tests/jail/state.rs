@@ -21,7 +21,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         };
         add("the_kernel_confirms_every_layer", every_layer);
         add("it_holds_only_what_it_was_handed", descriptors);
-        add("it_has_namespaces_of_its_own", namespaces);
+        add("it_has_the_namespaces_of_its_policy", namespaces);
         add("dropping_it_kills_it", dropped);
         add("it_ends_with_the_thread_that_started_it", orphaned);
         add("it_answers_once_its_jail_is_closed", answers);
@@ -118,7 +118,7 @@ fn descriptors(component: &str) -> Result<(), Failed> {
     }
     seen.sort();
     let shared = jailed.directory.path().join("shared").display().to_string();
-    let mut expected = vec!["/dev/null", "pipe", "pipe", "socket"];
+    let mut expected = vec!["/dev/null", "pipe", "pipe", "socket", "socket"];
     if component == "dev-fs" {
         // The shared directory and the piece of /proc, which are mounts of their own.
         expected.extend(["/", "/"]);
@@ -133,11 +133,14 @@ fn descriptors(component: &str) -> Result<(), Failed> {
 }
 
 fn namespaces(component: &str) -> Result<(), Failed> {
+    let policy = policy::component(component).ok_or("no such policy")?;
+    let is_shared = |name| policy.shared.iter().any(|line| line.value.name() == name);
     let jailed = jailed(component)?;
     for name in ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup"] {
         let theirs = fs::read_link(format!("/proc/{}/ns/{name}", jailed.process.pid()))?;
         let ours = fs::read_link(format!("/proc/self/ns/{name}"))?;
-        ensure(theirs != ours, format!("it shares the {name} namespace"))?;
+        let message = format!("{name}: {theirs:?} beside {ours:?}");
+        ensure((theirs == ours) == is_shared(name), message)?;
     }
     let pids = status(&jailed.process, "NSpid")?;
     ensure(pids.ends_with("\t1"), format!("its process ids are {pids}"))

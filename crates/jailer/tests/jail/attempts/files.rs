@@ -9,7 +9,10 @@ use libc::{
 };
 
 use super::calls::{make, open, open_at, words};
-use super::{Answer, Attempt, Host, Kill, Pass, REFER, Stop, Work, by, by_name, killed, landlock};
+use super::{
+    Answer, Attempt, Each, FS_ONLY, Host, REFER, Stop, Work, all, by, by_name, killed, landlock,
+    only,
+};
 use crate::component::Hands;
 use crate::layers::Layer::{Capabilities, Descriptors, Kernel, Namespaces, Root, Subtree, User};
 use crate::raw::call;
@@ -33,20 +36,24 @@ const REMOUNTS: &[Stop] = &[by(Capabilities, &[EPERM]), landlock(1, &[EPERM])];
 const fn upwards(
     name: &'static str,
     errors: &'static [Stop],
-    both: &'static [Stop],
+    both: &'static [(&'static str, &'static [Stop]); 1],
     what: fn(&Hands) -> io::Result<()>,
 ) -> Attempt {
     Attempt {
         name,
-        filter: [Kill, Kill, Pass],
-        stops: [errors, errors, both],
+        filter: FS_ONLY,
+        stops: Each {
+            most: errors,
+            others: both,
+        },
         end: Work,
         what,
     }
 }
 
 const DENIED: &[Stop] = &[landlock(1, &[EACCES])];
-const NO_WAY_UP: &[Stop] = &[by(Subtree, &[ENOENT]), landlock(1, &[EACCES])];
+const NO_WAY_UP: &[(&str, &[Stop]); 1] =
+    &[("dev-fs", &[by(Subtree, &[ENOENT]), landlock(1, &[EACCES])])];
 
 pub(super) const ATTEMPTS: &[Attempt] = &[
     by_name("read_a_file_of_the_host", NAMED, Work, |hands| {
@@ -77,8 +84,8 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
     #[cfg(target_arch = "x86_64")]
     Attempt {
         name: "open_with_the_old_call",
-        filter: [Kill, Kill, Answer(&[ENOSYS])],
-        stops: [NAMED; 3],
+        filter: only(&[("dev-fs", Answer(&[ENOSYS]))]),
+        stops: all(NAMED),
         end: Work,
         what: |hands| make(libc::SYS_open, &[&&*hands.path("secret")?, &O_RDONLY]),
     },
@@ -238,12 +245,11 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
     ),
     Attempt {
         name: "open_anew_through_its_piece_of_proc",
-        filter: [Kill, Kill, Pass],
-        stops: [
-            &[by(Descriptors, &[EBADF])],
-            &[by(Descriptors, &[EBADF])],
-            DENIED,
-        ],
+        filter: FS_ONLY,
+        stops: Each {
+            most: &[by(Descriptors, &[EBADF])],
+            others: &[("dev-fs", DENIED)],
+        },
         end: Work,
         what: |hands| match &hands.proc_self_fd {
             Some(proc) => make(libc::SYS_openat, &[&proc, &c"0", &O_RDWR]),
@@ -277,7 +283,7 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
     upwards(
         "move_a_file_out_of_the_shared_directory",
         &[REFER],
-        &[by(Subtree, &[ENOENT]), REFER],
+        &[("dev-fs", &[by(Subtree, &[ENOENT]), REFER])],
         |hands| {
             let (from, to) = (c"inside", c"../beside/x");
             make(
@@ -289,7 +295,7 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
     upwards(
         "link_a_file_of_the_host_into_the_shared_directory",
         &[REFER],
-        &[by(Subtree, &[ENOENT]), landlock(1, &[EXDEV])],
+        &[("dev-fs", &[by(Subtree, &[ENOENT]), landlock(1, &[EXDEV])])],
         |hands| {
             let (from, to) = (c"../secret", c"x");
             make(
@@ -300,12 +306,11 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
     ),
     Attempt {
         name: "make_a_device_node",
-        filter: [Kill, Kill, Pass],
-        stops: [
-            &[landlock(1, &[EACCES]), by(User, &[EPERM])],
-            &[landlock(1, &[EACCES]), by(User, &[EPERM])],
-            &[by(User, &[EPERM])],
-        ],
+        filter: FS_ONLY,
+        stops: Each {
+            most: &[landlock(1, &[EACCES]), by(User, &[EPERM])],
+            others: &[("dev-fs", &[by(User, &[EPERM])])],
+        },
         end: Host,
         what: |hands| {
             let (kind, null) = (0o020_666_i32, 0x103_i32);

@@ -3,7 +3,7 @@
 use libc::{EFAULT, EINVAL, ENOSYS, ENOTTY, EPERM};
 
 use super::calls::make;
-use super::{Attempt, Host, Kill, Pass, Stop, Work, by, filtered, killed};
+use super::{Attempt, Host, Stop, VMM_ONLY, Work, by, filtered, killed};
 use crate::layers::Layer::{Capabilities, Descriptors, User};
 
 /// It takes a capability in the first user namespace, which no component is in; or the kernel was
@@ -30,7 +30,7 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
         },
     ),
     filtered(
-        [Pass, Kill, Kill],
+        VMM_ONLY,
         "ask_something_else_for_kvm",
         &[by(Descriptors, &[ENOTTY])],
         Host,

@@ -3,11 +3,9 @@
 use libc::{EFAULT, EINVAL, EPERM};
 
 use super::calls::make;
-use super::{Attempt, Filter, Host, Kill, Pass, Work, by, filtered, killed, landlock, passed};
+use super::{Attempt, Host, VMM_ONLY, Work, by, filtered, killed, landlock, passed};
 use crate::layers::Layer::{Kernel, Limits, User};
 use crate::raw::call;
-
-const VMM_ONLY: [Filter; 3] = [Pass, Kill, Kill];
 
 pub(super) const ATTEMPTS: &[Attempt] = &[
     killed("map_memory_as_code", &[], Work, |_| {

@@ -18,6 +18,7 @@ use std::io;
 
 use libc::SIGSYS;
 use libtest_mimic::{Failed, Trial};
+use policy::{Limit, Reasoned, Resource};
 
 use crate::component::Hands;
 use crate::host::{self, COMPONENTS, Deed, Outcome};
@@ -58,16 +59,48 @@ pub(crate) enum End {
 use End::{Host, Work};
 use Filter::{Answer, Kill, Pass};
 
+/// Two components whose jails are the same but for the filter and the number of descriptors. What
+/// the filter ends in both is tried with open layers in the first only.
+const ALIKE: [&str; 2] = ["dev-vsock", "dev-net"];
+
 /// One attempt.
 struct Attempt {
     name: &'static str,
-    /// Under the policies of vmm, dev-vsock and dev-fs.
-    filter: [Filter; 3],
-    /// Behind the filter, for the same three.
-    stops: [&'static [Stop]; 3],
+    filter: Each<Filter>,
+    /// Behind the filter.
+    stops: Each<&'static [Stop]>,
     end: End,
     what: fn(&Hands) -> io::Result<()>,
 }
+
+/// What is the same for most components.
+struct Each<T: 'static> {
+    most: T,
+    others: &'static [(&'static str, T)],
+}
+
+impl<T: Copy> Each<T> {
+    /// What it is for `component`.
+    fn of(&self, component: &str) -> T {
+        let other = self.others.iter().find(|(name, _)| *name == component);
+        other.map_or(self.most, |(_, other)| *other)
+    }
+}
+
+/// The same for all.
+const fn all<T: Copy>(most: T) -> Each<T> {
+    Each { most, others: &[] }
+}
+
+/// A call that only one component has.
+const fn only(others: &'static [(&'static str, Filter); 1]) -> Each<Filter> {
+    Each { most: Kill, others }
+}
+
+const VMM_ONLY: Each<Filter> = only(&[("vmm", Pass)]);
+const VSOCK_ONLY: Each<Filter> = only(&[("dev-vsock", Pass)]);
+const FS_ONLY: Each<Filter> = only(&[("dev-fs", Pass)]);
+const DIALER_ONLY: Each<Filter> = only(&[("dialer", Pass)]);
 
 /// An attempt that the filter ends in every component.
 const fn killed(
@@ -76,7 +109,7 @@ const fn killed(
     end: End,
     what: fn(&Hands) -> io::Result<()>,
 ) -> Attempt {
-    filtered([Kill; 3], name, stops, end, what)
+    filtered(all(Kill), name, stops, end, what)
 }
 
 /// An attempt that the filter ends but in dev-fs, which works with names.
@@ -86,7 +119,7 @@ const fn by_name(
     end: End,
     what: fn(&Hands) -> io::Result<()>,
 ) -> Attempt {
-    filtered([Kill, Kill, Pass], name, stops, end, what)
+    filtered(FS_ONLY, name, stops, end, what)
 }
 
 /// An attempt with a call that every component has.
@@ -96,12 +129,12 @@ const fn passed(
     end: End,
     what: fn(&Hands) -> io::Result<()>,
 ) -> Attempt {
-    filtered([Pass; 3], name, stops, end, what)
+    filtered(all(Pass), name, stops, end, what)
 }
 
 /// An attempt that the same layers stop behind the filter in every component.
 const fn filtered(
-    filter: [Filter; 3],
+    filter: Each<Filter>,
     name: &'static str,
     stops: &'static [Stop],
     end: End,
@@ -110,7 +143,30 @@ const fn filtered(
     Attempt {
         name,
         filter,
-        stops: [stops; 3],
+        stops: all(stops),
+        end,
+        what,
+    }
+}
+
+/// An attempt that the filter ends but in the dialer, which is in the host's network: there
+/// `outside` is what stops it.
+const fn dialled(
+    filter: Each<Filter>,
+    name: &'static str,
+    stops: &'static [Stop],
+    outside: &'static [(&'static str, &'static [Stop]); 1],
+    end: End,
+    what: fn(&Hands) -> io::Result<()>,
+) -> Attempt {
+    let stops = Each {
+        most: stops,
+        others: outside,
+    };
+    Attempt {
+        name,
+        filter,
+        stops,
         end,
         what,
     }
@@ -174,9 +230,7 @@ impl Subject {
     pub(crate) fn rows(&self) -> Vec<Row> {
         let mut rows = Vec::new();
         for attempt in self.attempts {
-            for (index, component) in COMPONENTS.into_iter().enumerate() {
-                rows.push(attempt.row(index, component));
-            }
+            rows.extend(COMPONENTS.map(|component| attempt.row(component)));
         }
         rows
     }
@@ -187,6 +241,8 @@ impl Subject {
 pub(crate) struct Row {
     pub(crate) name: &'static str,
     pub(crate) component: &'static str,
+    /// It ends in the filter as that of the first of [`ALIKE`] does, which has all the runs.
+    is_repeated: bool,
     pub(crate) stops: Vec<Stop>,
     pub(crate) end: End,
 }
@@ -197,21 +253,28 @@ pub(crate) fn rows() -> Vec<Row> {
 }
 
 impl Attempt {
-    fn row(&self, index: usize, component: &'static str) -> Row {
-        let errors = match self.filter[index] {
+    fn row(&self, component: &'static str) -> Row {
+        let stops = self.stops_of(component);
+        let is_killed = stops.first() == Some(&by(Layer::Seccomp, &[]));
+        Row {
+            name: self.name,
+            component,
+            is_repeated: is_killed && component == ALIKE[1] && stops == self.stops_of(ALIKE[0]),
+            stops,
+            end: self.end,
+        }
+    }
+
+    fn stops_of(&self, component: &str) -> Vec<Stop> {
+        let errors = match self.filter.of(component) {
             Kill => Some(&[][..]),
             Answer(errors) => Some(errors),
             Pass => None,
         };
         let mut stops = Vec::new();
         stops.extend(errors.map(|errors| by(Layer::Seccomp, errors)));
-        stops.extend(self.stops[index]);
-        Row {
-            name: self.name,
-            component,
-            stops,
-            end: self.end,
-        }
+        stops.extend(self.stops.of(component));
+        stops
     }
 }
 
@@ -219,6 +282,9 @@ impl Row {
     /// The layers to leave out, run by run.
     fn runs(&self) -> Vec<Vec<Layer>> {
         let mut runs = vec![Vec::new()];
+        if self.is_repeated {
+            return runs;
+        }
         runs.extend(Layer::OPTIONAL.map(|layer| vec![layer]));
         for count in 2..=self.stops.len() {
             runs.push(self.stops[..count].iter().map(|stop| stop.layer).collect());
@@ -319,11 +385,33 @@ pub(crate) fn perform(name: &str, hands: &Hands) -> io::Result<()> {
 
 /// In the host: a test for each attempt and component.
 pub(crate) fn trials() -> Vec<Trial> {
-    rows()
-        .into_iter()
-        .map(|row| {
-            let name = format!("{}::attempt::{}", row.component, row.name);
-            Trial::test(name, move || row.check())
-        })
-        .collect()
+    let attempts = rows().into_iter().map(|row| {
+        let name = format!("{}::attempt::{}", row.component, row.name);
+        Trial::test(name, move || row.check())
+    });
+    let alike = Trial::test("jails_that_are_tried_as_one_are_one", alike);
+    attempts.chain([alike]).collect()
+}
+
+/// The two of [`ALIKE`] are what they are said to be.
+fn alike() -> Result<(), Failed> {
+    let [first, second] = ALIKE.map(policy::component);
+    let (first, second) = (first.ok_or("no policy")?, second.ok_or("no policy")?);
+    let values = |lines: &[Reasoned<Limit>]| -> Vec<Limit> {
+        let limits = lines.iter().map(|line| line.value);
+        limits
+            .filter(|limit| limit.resource != Resource::Nofile)
+            .collect()
+    };
+    let same = first.identity.value == second.identity.value
+        && first.proc == second.proc
+        && first.landlock_floor == second.landlock_floor
+        && first.namespaces == second.namespaces
+        && first.shared == second.shared
+        && first.capabilities == second.capabilities
+        && values(first.limits) == values(second.limits);
+    if same {
+        return Ok(());
+    }
+    Err(format!("{ALIKE:?} differ in more than their filters").into())
 }

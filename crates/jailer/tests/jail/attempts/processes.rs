@@ -6,7 +6,7 @@ use libc::{
 };
 
 use super::calls::{make, prctl, unshare};
-use super::{Answer, Attempt, Host, Stop, Work, by, by_name, filtered, killed, landlock};
+use super::{Answer, Attempt, Host, Stop, Work, all, by, by_name, filtered, killed, landlock};
 use crate::layers::Layer::{Capabilities, Kernel, Root};
 use crate::raw::{call, fork};
 
@@ -78,7 +78,7 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
         fork(libc::CLONE_PARENT)
     }),
     filtered(
-        [Answer(&[ENOSYS]); 3],
+        all(Answer(&[ENOSYS])),
         "make_a_process_with_clone3",
         &[by(Kernel, &[EINVAL])],
         Host,

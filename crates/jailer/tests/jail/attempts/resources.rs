@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use libc::{EAGAIN, EMFILE, ENOMEM};
 
-use super::{Attempt, Host, Pass, Work, by, passed};
+use super::{Attempt, Each, Host, Pass, Work, all, by, passed};
 use crate::component::Hands;
 use crate::layers::Layer::Limits;
 use crate::raw::{call, one_heap};
@@ -54,13 +54,12 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
     ),
     Attempt {
         name: "start_threads_without_end",
-        filter: [Pass; 3],
-        stops: [
-            &[by(Limits, &[EAGAIN])],
-            &[by(Limits, &[EAGAIN])],
+        filter: all(Pass),
+        stops: Each {
+            most: &[by(Limits, &[EAGAIN])],
             // User 0 of the first namespace, which dev-fs is if root starts it, has no such limit.
-            &[],
-        ],
+            others: &[("dev-fs", &[])],
+        },
         end: Host,
         what: threads,
     },

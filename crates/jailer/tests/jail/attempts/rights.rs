@@ -5,7 +5,7 @@ use std::io;
 use libc::{EINVAL, EPERM};
 
 use super::calls::{make, prctl};
-use super::{Attempt, Host, Kill, Pass, Stop, Work, by, by_name, filtered, killed};
+use super::{Attempt, FS_ONLY, Host, Stop, Work, by, by_name, filtered, killed};
 use crate::component::Hands;
 use crate::layers::Layer::{Capabilities, Kernel, Limits, User};
 use crate::raw::call;
@@ -40,18 +40,12 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
         Host,
         |_| capabilities(),
     ),
+    filtered(FS_ONLY, "become_another_user", NOBODY_ELSE, Host, |hands| {
+        let result = make(libc::SYS_setresuid, &[&-1, &1234, &-1]);
+        unless_many(hands, result)
+    }),
     filtered(
-        [Kill, Kill, Pass],
-        "become_another_user",
-        NOBODY_ELSE,
-        Host,
-        |hands| {
-            let result = make(libc::SYS_setresuid, &[&-1, &1234, &-1]);
-            unless_many(hands, result)
-        },
-    ),
-    filtered(
-        [Kill, Kill, Pass],
+        FS_ONLY,
         "become_another_group",
         NOBODY_ELSE,
         Host,
