@@ -33,6 +33,9 @@ const TIME: Duration = Duration::from_secs(2);
 /// How many are taken; the middle one counts.
 const RUNS: usize = 5;
 
+/// Where there are many.
+const STREAMS: u16 = 256;
+
 /// A connection as the guest sees it.
 #[derive(Clone, Copy)]
 struct Stream {
@@ -284,27 +287,25 @@ fn main() {
             });
         }
     }
-    for streams in [256] {
-        let name = format!("guest to host, {streams} streams");
+    for upload in [true, false] {
+        let direction = if upload {
+            "guest to host"
+        } else {
+            "host to guest"
+        };
+        let name = format!("{direction}, {STREAMS} streams");
         if wanted(&name) {
             row(&name, || {
                 let mut bench = Bench::new(65520);
-                let to = server(sink);
-                for port in 0..streams {
+                let to = server(if upload { sink } else { source });
+                for port in 0..STREAMS {
                     bench.connect(2000 + port, to);
                 }
-                bench.upload(65480)
-            });
-        }
-        let name = format!("host to guest, {streams} streams");
-        if wanted(&name) {
-            row(&name, || {
-                let mut bench = Bench::new(65520);
-                let to = server(source);
-                for port in 0..streams {
-                    bench.connect(2000 + port, to);
+                if upload {
+                    bench.upload(65480)
+                } else {
+                    bench.download()
                 }
-                bench.download()
             });
         }
     }

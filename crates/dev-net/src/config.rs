@@ -148,7 +148,6 @@ fn apart<A: Copy + PartialEq + Into<IpAddr>>(
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
 

@@ -348,12 +348,6 @@ pub(crate) fn pseudo_header(from: IpAddr, to: IpAddr, protocol: u8, length: usiz
 }
 
 #[cfg(test)]
-#[allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::arithmetic_side_effects,
-    reason = "a test fails by panicking"
-)]
 mod tests {
     use super::*;
 

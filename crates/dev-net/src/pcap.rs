@@ -59,7 +59,6 @@ impl Pcap {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use std::io::{Read, Seek};
 

@@ -162,6 +162,24 @@ fn complete(frame: &mut [u8], start: usize) {
 }
 
 #[test]
+fn a_datagram_to_a_published_port_goes_to_the_guest() {
+    let (host, mut guest) = start(1500, PLAIN);
+    tell(
+        &host,
+        &Datagram {
+            guest: SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 5000),
+            remote: SocketAddr::new(REMOTE.into(), 4000),
+            kind: Kind::Udp,
+            payload: b"hello",
+        },
+    );
+    let (_, frame) = guest.receive();
+    assert_eq!(frame[30..34], GUEST.octets());
+    let expected = (SocketAddrV4::new(REMOTE, 4000), b"hello".to_vec());
+    assert_eq!(read_udp(&frame), expected);
+}
+
+#[test]
 fn a_datagram_larger_than_the_mtu_comes_in_fragments() {
     let (host, mut guest) = start(1500, PLAIN);
     let to = SocketAddrV4::new(REMOTE, 4000);

@@ -40,6 +40,7 @@ const SYMBOLS: &[(&str, u64)] = &[
     ("SO_TYPE", libc::SO_TYPE as u64),
     ("SO_RCVTIMEO", libc::SO_RCVTIMEO as u64),
     ("SO_SNDTIMEO", libc::SO_SNDTIMEO as u64),
+    ("SO_LINGER", libc::SO_LINGER as u64),
     ("SOL_IP", libc::SOL_IP as u64),
     ("IP_RECVERR", libc::IP_RECVERR as u64),
     ("SOL_IPV6", libc::SOL_IPV6 as u64),
@@ -64,6 +65,8 @@ const SYMBOLS: &[(&str, u64)] = &[
     ("F_OFD_SETLKW", libc::F_OFD_SETLKW as u64),
     // `asm-generic/ioctls.h`; the C libraries do not agree on its type.
     ("FIONBIO", 0x5421),
+    // `linux/if_tun.h`.
+    ("TUNSETOFFLOAD", 0x4004_54d0),
     // An ioctl's number holds its type in bits 8 to 15; KVM's is 0xAE (`linux/kvm.h`).
     ("IOCTL_TYPE", 0xff00),
     ("KVM", 0xae00),

@@ -150,7 +150,6 @@ fn inside_v6(subnet: Subnet<Ipv6Addr>, address: Ipv6Addr) -> bool {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
 

@@ -35,7 +35,6 @@ pub(crate) fn answer(link: &Link, head: &[u8], ours: impl Fn(Ipv4Addr) -> bool) 
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
 

@@ -114,12 +114,6 @@ impl Packet {
 }
 
 #[cfg(test)]
-#[allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::arithmetic_side_effects,
-    reason = "a test fails by panicking"
-)]
 mod tests {
     use proptest::prelude::*;
 

@@ -106,7 +106,6 @@ pub(crate) fn unreachable(sent: &Sent, reason: Reason) -> Option<Vec<u8>> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
 

@@ -363,6 +363,11 @@ fn arrive(link: &Link, addresses: &Addresses, outbox: &mut Outbox, datagram: &Da
         _ => addresses::seen(addresses, remote.ip()),
     };
     let Some(from) = from else { return };
+    // Where a published port leads, only we know.
+    let guest = match addresses::guest(addresses, from) {
+        Some(address) if guest.ip().is_unspecified() => SocketAddr::new(address, guest.port()),
+        _ => guest,
+    };
     if !addresses::is_guest(addresses, guest.ip()) || from.is_ipv4() != guest.is_ipv4() {
         return;
     }

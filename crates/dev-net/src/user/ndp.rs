@@ -80,7 +80,6 @@ fn router(subnet: Subnet<Ipv6Addr>, mtu: u16) -> Vec<u8> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
 

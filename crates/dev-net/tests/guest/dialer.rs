@@ -1,8 +1,7 @@
 //! A dialer that does what it is asked, on loopback.
 
 use std::net::{TcpStream, UdpSocket};
-use std::os::fd::{AsFd, AsRawFd};
-use std::sync::Arc;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::thread;
 
 use handoff::Channel;
@@ -13,9 +12,15 @@ use super::Host;
 
 /// Serves the host's ends of a device's sockets until the device is gone.
 pub fn serve(host: &Host) {
-    let streams = Arc::new(host.streams.try_clone().unwrap());
+    serve_ends(
+        host.streams.try_clone().unwrap(),
+        host.datagrams.try_clone().unwrap(),
+    );
+}
+
+/// As [`serve`], of a device that is not in this process.
+pub fn serve_ends(streams: Channel, datagrams: OwnedFd) {
     thread::spawn(move || connect(&streams));
-    let datagrams = host.datagrams.try_clone().unwrap();
     thread::spawn(move || forward(&datagrams));
 }
 
@@ -44,7 +49,7 @@ fn connect(streams: &Channel) {
 }
 
 /// One socket for all: these tests have one guest port at a time.
-fn forward(datagrams: &std::os::fd::OwnedFd) {
+fn forward(datagrams: &OwnedFd) {
     let mut buffer = vec![0; MAX_DATAGRAM];
     loop {
         let length = recv(datagrams.as_raw_fd(), &mut buffer, MsgFlags::empty());

@@ -1,6 +1,7 @@
 //! A network namespace with a TAP device, whose kernel is the guest or the host.
 
 #![allow(unsafe_code, reason = "no safe call attaches to a TAP device")]
+#![allow(clippy::print_stderr, reason = "what is skipped is said")]
 #![allow(
     dead_code,
     unreachable_pub,

@@ -138,7 +138,6 @@ impl<'a> Buffers<'a> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use std::io::{Read, Write};
     use std::os::fd::AsFd;
