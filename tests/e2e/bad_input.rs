@@ -1,6 +1,6 @@
 //! What cannot be, and what is said about it.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Command};
+use std::{fs, net::TcpListener, os::unix::fs::PermissionsExt, path::Path, process::Command};
 
 use crate::support::{fails, programs, tests};
 
@@ -18,6 +18,10 @@ tests![
     a_working_directory_that_does_not_exist_is_named,
     a_user_that_does_not_exist_is_named,
     a_terminal_is_needed_for_one,
+    a_network_that_makes_no_sense_is_a_usage_error,
+    a_port_in_use_is_named_before_anything_starts,
+    a_tap_device_that_does_not_exist_comes_with_the_command_that_makes_it,
+    ports_and_records_need_a_network,
 ];
 
 /// What clap says for arguments that make no sense.
@@ -137,6 +141,8 @@ fn a_missing_device_program_is_named() {
         "crumble-vmm",
         "crumble-dev-fs",
         "crumble-dev-vsock",
+        "crumble-dev-net",
+        "crumble-dialer",
         "crumble-agent",
     ] {
         let directory = tempfile::tempdir().unwrap();
@@ -151,7 +157,12 @@ fn a_missing_device_program_is_named() {
 }
 
 fn a_device_program_that_dies_at_once_is_named() {
-    for (program, name) in [("crumble-dev-fs", "fs-root"), ("crumble-vmm", "vmm")] {
+    for (program, name) in [
+        ("crumble-dev-fs", "fs-root"),
+        ("crumble-dev-net", "net"),
+        ("crumble-dialer", "dialer"),
+        ("crumble-vmm", "vmm"),
+    ] {
         let directory = tempfile::tempdir().unwrap();
         copies(directory.path());
         fs::copy("/bin/false", directory.path().join(program)).unwrap();
@@ -187,4 +198,43 @@ fn a_user_that_does_not_exist_is_named() {
 
 fn a_terminal_is_needed_for_one() {
     fails(&["-t", "host", "--", "true"], 125, &["terminal"]);
+}
+
+fn a_network_that_makes_no_sense_is_a_usage_error() {
+    for (network, words) in [
+        ("bridge", "no network"),
+        ("user,allow=10.0.0.0/33", "0 to 32"),
+        ("user,deny=10.0.0.1/8", "10.0.0.0/8 is the network"),
+        ("tap=a/b", "not an interface"),
+    ] {
+        fails(&["--network", network, "host"], USAGE, &[words]);
+    }
+    fails(&["-p", "99999:80", "host"], USAGE, &["not a port"]);
+}
+
+fn a_port_in_use_is_named_before_anything_starts() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().to_string();
+    let publish = format!("{port}:80");
+    let words = [port.as_str(), "ss -ltnp", "in use"];
+    fails(&["-p", &publish, "host", "--", "true"], 125, &words);
+}
+
+fn a_tap_device_that_does_not_exist_comes_with_the_command_that_makes_it() {
+    fails(
+        &["--network", "tap=no-such-tap", "host", "--", "true"],
+        125,
+        &["ip tuntap add no-such-tap mode tap", "No such device"],
+    );
+}
+
+fn ports_and_records_need_a_network() {
+    for arguments in [["-p", "0:80"], ["--pcap", "/dev/null"]] {
+        let [option, value] = arguments;
+        fails(
+            &["--network", "none", option, value, "host", "--", "true"],
+            125,
+            &[option.trim_start_matches("--")],
+        );
+    }
 }

@@ -64,7 +64,7 @@ fn every_process_of_a_machine_is_jailed_as_its_policy_says() {
     let report = json(&output);
     let processes = report["processes"].as_array().unwrap();
     assert_eq!(processes[0]["role"], "supervisor");
-    for name in ["vmm", "dev-fs", "dev-vsock"] {
+    for name in ["vmm", "dev-fs", "dev-vsock", "dev-net", "dialer"] {
         let named = |one: &&Value| one["expected"]["component"] == name;
         let one = processes.iter().find(named).expect(name);
         is_jailed(name, one);

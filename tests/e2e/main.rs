@@ -17,6 +17,7 @@ mod exit_codes;
 mod inspect;
 mod library;
 mod limit;
+mod network;
 mod ports;
 mod shares;
 mod streams;
@@ -88,6 +89,7 @@ fn trials(body: impl Fn(String, fn()) -> Body) -> Vec<Trial> {
         ("exit_codes", exit_codes::TESTS),
         ("inspect", inspect::TESTS),
         ("library", library::TESTS),
+        ("network", network::TESTS),
         ("ports", ports::TESTS),
         ("shares", shares::TESTS),
         ("streams", streams::TESTS),

@@ -7,9 +7,9 @@ use std::{
     time::Duration,
 };
 
-use crumble::{Machine, Stdio};
+use crumble::{Machine, Network, Stdio};
 
-use crate::support::{machine, tests};
+use crate::support::{programs, tests};
 
 tests![
     a_server_in_the_machine_is_connected_to,
@@ -19,6 +19,12 @@ tests![
     fifty_programs_connect_at_once,
     a_machine_that_ends_ends_the_wait,
 ];
+
+/// A machine that runs `image` and has no network.
+fn machine(image: &str) -> Machine {
+    let builder = Machine::builder(image.parse().unwrap()).network(Network::None);
+    builder.programs(programs()).start().unwrap()
+}
 
 /// Connects as soon as something listens.
 fn connect(machine: &Machine, port: u16) -> std::os::unix::net::UnixStream {

@@ -3,7 +3,7 @@
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, builder::styling::Styles};
-use crumble::{Cpus, Hostname, Image, Memory, Share};
+use crumble::{Cpus, Hostname, Image, Memory, Network, Publish, Share};
 
 /// Runs commands in microVMs whose devices are jailed processes.
 #[derive(Debug, Parser)]
@@ -29,9 +29,29 @@ Examples:
   crumble run --share .:/src --workdir /src host -- make test
   crumble run -it busybox                      a shell
   crumble run --cpus 4 --memory 2G ./rootfs -- /bin/app
+  crumble run -p 8080:80 host -- python3 -m http.server 80
+  crumble run --network user,deny=10.0.0.0/8 host -- curl https://example.org
 
 The root file system is read-only below: what a command writes to it is gone with the machine.
 What it writes to a --share without :ro is written to the host.
+
+Networks (--network):
+  user                        through sockets of the host, as any program of yours: the default. The
+                              guest is 10.0.2.15 and has IPv6, and needs no rights. It reaches
+                              neither the host's loopback addresses nor link-local ones, where clouds
+                              tell a host its secrets.
+  user,allow=192.0.2.0/24:443 only that network, and only that port; [2001:db8::/32]:80-89 for IPv6,
+                              * for both; several, of which the first that applies decides
+  user,deny=10.0.0.0/8        everything else
+  user,host=5432              port 5432 of the host's loopback as well, as host.internal
+  tap=tap0                    a TAP device, as it is; address=192.0.2.9/24, gateway=192.0.2.1 and
+                              dns=192.0.2.1 are what the guest sets up
+  none                        no network device; shares, commands and their streams need none
+  After any but none: mtu=1500, rate=100M (bits a second), burst=64k (bytes), packets=50k (a second)
+
+Ports (-p): 8080:80 leads port 8080 of this host's loopback to the guest's port 80; 0.0.0.0:8080:80
+is for everybody, [::1]:8080:80 for IPv6, 53:53/udp for UDP, 8000-8009:8000-8009 for ten of them. 80
+alone, or 0:80, picks a port and prints it.
 
 Exit codes:
   the command's own, or 128 + N if signal N ended it
@@ -83,6 +103,18 @@ pub(crate) struct Run {
     /// End the machine after this long, as in 30s or 5m
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub(crate) timeout: Option<Duration>,
+
+    /// How the guest is connected: none, user or tap=NAME, with settings after commas
+    #[arg(long, value_name = "NETWORK", default_value = "user")]
+    pub(crate) network: Network,
+
+    /// Lead ports of the host to the guest
+    #[arg(short, long, value_name = "[[ADDRESS:]HOST:]GUEST[/udp]")]
+    pub(crate) publish: Vec<Publish>,
+
+    /// Write what the guest sends and receives to a file for Wireshark
+    #[arg(long, value_name = "FILE")]
+    pub(crate) pcap: Option<PathBuf>,
 
     /// A kernel file, ELF or bzImage with its drivers built in, instead of the distribution's
     #[arg(long, value_name = "FILE")]

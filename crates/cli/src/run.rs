@@ -18,7 +18,7 @@ use signal_hook::consts::SIGWINCH;
 use crate::{
     arguments::Run,
     measure,
-    report::{Failure, signal_code, signal_name, status_code},
+    report::{Failure, YELLOW, paint, signal_code, signal_name, status_code},
     signals,
     terminal::{self, Raw},
 };
@@ -113,12 +113,19 @@ fn start(options: &Run) -> Result<Machine, Failure> {
     let mut builder = Machine::builder(options.image.clone())
         .cpus(options.cpus)
         .memory(options.memory)
+        .network(options.network.clone())
         .progress({
             let spinner = spinner.clone();
             move |text| progress(&spinner, text)
         });
     for share in &options.shares {
         builder = builder.share(share.clone());
+    }
+    for ports in &options.publish {
+        builder = builder.publish(*ports);
+    }
+    if let Some(file) = &options.pcap {
+        builder = builder.pcap(file);
     }
     if let Some(kernel) = &options.kernel {
         builder = builder.kernel(kernel);
@@ -131,7 +138,19 @@ fn start(options: &Run) -> Result<Machine, Failure> {
     }
     let machine = builder.start();
     spinner.finish_and_clear();
-    Ok(machine?)
+    let machine = machine?;
+    tell(&machine);
+    Ok(machine)
+}
+
+/// Says what the caller could not know.
+fn tell(machine: &Machine) {
+    for warning in machine.warnings() {
+        eprintln!("{} {warning}", paint("crumble:", YELLOW));
+    }
+    for port in machine.published().iter().filter(|port| port.picked) {
+        eprintln!("crumble: {port}");
+    }
 }
 
 /// A moving line on a terminal, plain lines elsewhere.
@@ -290,12 +309,26 @@ mod tests {
     }
 
     #[test]
+    fn a_network_is_there_unless_there_is_to_be_none() {
+        assert_eq!(parse("host").unwrap().network, crumble::Network::default());
+        let run = parse("--network none host").unwrap();
+        assert_eq!(run.network, crumble::Network::None);
+        let run = parse("-p 8080:80 --publish 0:53/udp host").unwrap();
+        assert_eq!(run.publish.len(), 2);
+        assert!(run.publish[1].udp && run.publish[1].host == 0);
+    }
+
+    #[test]
     fn nonsense_is_refused_by_name() {
         for (line, word) in [
             ("--cpus 0 host", "CPUs"),
             ("--memory 1 host", "memory"),
             ("-v /a host", "guest directory"),
             ("--timeout soon host", "soon"),
+            ("--network bridge host", "no network \"bridge\""),
+            ("--network user,deny=10.0.0.1/8 host", "10.0.0.0/8"),
+            ("-p 80:80/sctp host", "no protocol \"sctp\""),
+            ("-p 99999:80 host", "not a port"),
             ("alpine", "busybox"),
             ("--frobnicate host", "frobnicate"),
         ] {

@@ -15,7 +15,7 @@ use wire::{
     fs,
 };
 
-use crate::{Error, Image, MachineSpec, busybox, host};
+use crate::{Error, Image, MachineSpec, Published, busybox, host, network};
 
 /// What the kernel is told. The serial port is there for its last words, so it says nothing else;
 /// a panic ends the machine at once; there is nothing to probe for that the machine does not have.
@@ -33,26 +33,49 @@ const ROOT_TAG: &str = "root";
 /// guest within its own vsock device, and each machine has one of its own.
 const GUEST_CID: u64 = 3;
 
+/// What a machine is made from besides its description.
+pub(crate) struct Extras {
+    /// Where the guest's serial console goes.
+    pub(crate) console: Option<Box<dyn Write + Send>>,
+    /// Where the programs are.
+    pub(crate) programs: Option<PathBuf>,
+    /// Where packets are written as well.
+    pub(crate) pcap: Option<PathBuf>,
+}
+
+/// A machine that can be started.
+pub(crate) struct Assembled {
+    pub(crate) plan: Plan,
+    /// The ports that lead to the guest.
+    pub(crate) published: Vec<Published>,
+    /// What the caller should know, a sentence each.
+    pub(crate) warnings: Vec<String>,
+}
+
 /// Opens everything that the machine needs.
-pub(crate) fn plan(
+pub(crate) fn assemble(
     spec: &MachineSpec,
-    console: Option<Box<dyn Write + Send>>,
-    programs: Option<PathBuf>,
+    extras: Extras,
     progress: &mut dyn FnMut(&str),
-) -> Result<Plan, Error> {
+) -> Result<Assembled, Error> {
     let kvm = host::open_kvm()?;
     host::check_memory(spec.memory)?;
-    let programs = Programs::in_directory(programs.map_or_else(own_directory, Ok)?);
+    let programs = extras.programs.map_or_else(own_directory, Ok)?;
+    let programs = Programs::in_directory(programs);
     let cache = Cache::of_user().map_err(Error::Kernel)?;
-    let (setup, devices) = file_systems(spec, &cache)?;
+    let (mut setup, mut devices) = file_systems(spec, &cache)?;
+    let pcap = extras.pcap.as_deref().map(create).transpose()?;
+    let network = network::connect(spec, pcap)?;
+    setup.network = network.guest;
+    devices.extend(network.device);
     let kernel = resolve(spec, &cache, progress)?;
     let initramfs = initramfs(&kernel, &programs, &setup, &cache)?;
-    let line = if console.is_some() {
+    let line = if extras.console.is_some() {
         TALKATIVE_COMMAND_LINE
     } else {
         COMMAND_LINE
     };
-    Ok(Plan {
+    let plan = Plan {
         programs,
         kvm,
         kernel: open(&kernel.vmlinux)?,
@@ -65,7 +88,12 @@ pub(crate) fn plan(
             guest_cid: GUEST_CID,
             accept_ports: vec![READY_PORT],
         }),
-        console,
+        console: extras.console,
+    };
+    Ok(Assembled {
+        plan,
+        published: network.published,
+        warnings: network.warnings,
     })
 }
 
@@ -182,6 +210,14 @@ fn initramfs(
 
 fn open(path: &Path) -> Result<OwnedFd, Error> {
     let file = File::open(path).map_err(|source| Error::Open {
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok(file.into())
+}
+
+fn create(path: &Path) -> Result<OwnedFd, Error> {
+    let file = File::create(path).map_err(|source| Error::Open {
         path: path.to_owned(),
         source,
     })?;

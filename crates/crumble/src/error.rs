@@ -51,6 +51,37 @@ pub enum Error {
         /// The system's reason.
         source: io::Error,
     },
+    /// A port cannot be published.
+    #[error("cannot publish {port}{hint}")]
+    Publish {
+        /// The host's address and port, and the protocol.
+        port: String,
+        /// What would mend it.
+        hint: String,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// More ports than can be handed over.
+    #[error("{count} ports are to be published; a machine has at most {most}")]
+    TooManyPorts {
+        /// How many were asked for.
+        count: usize,
+        /// How many there can be.
+        most: usize,
+    },
+    /// A TAP device cannot be used.
+    #[error("cannot use the TAP device {name}{hint}")]
+    Tap {
+        /// The interface.
+        name: String,
+        /// What would mend it.
+        hint: String,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// A record of packets where there are none.
+    #[error("there are no packets to record without a network; leave out --pcap or --network none")]
+    NothingToRecord,
     /// The machine did not start, or ended.
     #[error(transparent)]
     Machine(Arc<supervisor::Error>),

@@ -1,5 +1,7 @@
 //! What this host has for machines.
 
+mod network;
+
 use std::{
     fs::{self, OpenOptions},
     io,
@@ -12,6 +14,8 @@ use nix::unistd::{getegid, geteuid};
 use spec::Memory;
 
 use crate::Error;
+
+pub(crate) use network::unprivileged_port_start;
 
 /// Why there is no KVM to be had.
 #[derive(Debug, thiserror::Error)]
@@ -136,6 +140,9 @@ pub fn examine() -> Vec<Finding> {
         user(),
         programs(),
         kernel(),
+        network::name_servers(),
+        network::ping(),
+        network::tap_devices(),
     ]
 }
 
@@ -242,10 +249,12 @@ fn user() -> Finding {
 }
 
 fn programs() -> Finding {
-    const PROGRAMS: [&str; 4] = [
+    const PROGRAMS: [&str; 6] = [
         "crumble-vmm",
         "crumble-dev-fs",
         "crumble-dev-vsock",
+        "crumble-dev-net",
+        "crumble-dialer",
         "crumble-agent",
     ];
     let directory = crate::assemble::own_directory();

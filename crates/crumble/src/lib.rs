@@ -10,7 +10,7 @@
 //! # }
 //! ```
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod assemble;
 mod busybox;
@@ -19,6 +19,7 @@ mod error;
 pub mod host;
 mod machine;
 mod net;
+mod network;
 mod stdio;
 
 pub use agent_client::{Error as AgentError, FailureKind, Remote, Size};
@@ -26,7 +27,11 @@ pub use command::{Child, Command, ExitStatus, Output};
 pub use error::Error;
 pub use machine::{Builder, Machine};
 pub use net::Listener;
-pub use spec::{Cpus, Hostname, Image, MachineSpec, Memory, Share};
+pub use network::Published;
+pub use spec::{
+    Cpus, Hostname, Image, Link, MachineSpec, Memory, Network, Publish, Rate, Rule, Share, Tap,
+    User,
+};
 pub use stdio::Stdio;
 pub use supervisor::{ProcessInfo, Timings};
 pub use wire::vmm::{End, Stats};

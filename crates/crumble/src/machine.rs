@@ -13,8 +13,10 @@ use std::{
 use agent_client::{Client, Shutdown};
 
 use crate::{
-    Command, Cpus, End, Error, Hostname, Image, Listener, MachineSpec, Memory, ProcessInfo, Share,
-    Stats, Timings, assemble, net,
+    Command, Cpus, End, Error, Hostname, Image, Listener, MachineSpec, Memory, Network,
+    ProcessInfo, Publish, Published, Share, Stats, Timings,
+    assemble::{Extras, assemble},
+    net,
 };
 
 /// How long a guest has to come up if nothing else is said. A stock kernel takes a second or two;
@@ -27,8 +29,7 @@ const SHUTDOWN_LIMIT: Duration = Duration::from_secs(15);
 /// The description of a machine, being put together.
 pub struct Builder {
     spec: MachineSpec,
-    console: Option<Box<dyn Write + Send>>,
-    programs: Option<PathBuf>,
+    extras: Extras,
     boot_limit: Duration,
     progress: Box<dyn FnMut(&str)>,
 }
@@ -62,6 +63,29 @@ impl Builder {
         self
     }
 
+    /// How the guest is connected; through sockets of the host if this is not called.
+    #[must_use]
+    pub fn network(mut self, network: Network) -> Self {
+        self.spec.network = network;
+        self
+    }
+
+    /// Adds ports of the host that lead to the guest. They are bound when the machine is started;
+    /// [`Machine::published`] says which they are.
+    #[must_use]
+    pub fn publish(mut self, ports: Publish) -> Self {
+        self.spec.publish.push(ports);
+        self
+    }
+
+    /// A file for what the guest sends and receives, which Wireshark reads. What it contained is
+    /// gone.
+    #[must_use]
+    pub fn pcap(mut self, path: impl Into<PathBuf>) -> Self {
+        self.extras.pcap = Some(path.into());
+        self
+    }
+
     /// A kernel file, ELF or bzImage, instead of the distribution's. Its drivers must be built in.
     #[must_use]
     pub fn kernel(mut self, path: impl Into<PathBuf>) -> Self {
@@ -79,14 +103,14 @@ impl Builder {
     /// Where the guest's serial console goes.
     #[must_use]
     pub fn console(mut self, sink: impl Write + Send + 'static) -> Self {
-        self.console = Some(Box::new(sink));
+        self.extras.console = Some(Box::new(sink));
         self
     }
 
     /// The directory with `crumble-vmm` and its like; without, that of the running program.
     #[must_use]
     pub fn programs(mut self, directory: impl Into<PathBuf>) -> Self {
-        self.programs = Some(directory.into());
+        self.extras.programs = Some(directory.into());
         self
     }
 
@@ -111,15 +135,14 @@ impl Builder {
     pub fn start(self) -> Result<Machine, Error> {
         let Self {
             spec,
-            console,
-            programs,
+            extras,
             boot_limit,
             mut progress,
         } = self;
         let began = Instant::now();
-        let plan = assemble::plan(&spec, console, programs, &mut *progress)?;
+        let assembled = assemble(&spec, extras, &mut *progress)?;
         let prepared = began.elapsed();
-        let inner = Arc::new(supervisor::Machine::start(plan)?);
+        let inner = Arc::new(supervisor::Machine::start(assembled.plan)?);
         let agent = Client::new({
             let inner = Arc::downgrade(&inner);
             move |port| {
@@ -132,6 +155,8 @@ impl Builder {
             agent,
             inner,
             prepared,
+            published: assembled.published,
+            warnings: assembled.warnings,
         })
     }
 }
@@ -143,6 +168,8 @@ pub struct Machine {
     agent: Client,
     inner: Arc<supervisor::Machine>,
     prepared: Duration,
+    published: Vec<Published>,
+    warnings: Vec<String>,
 }
 
 impl Machine {
@@ -151,8 +178,11 @@ impl Machine {
     pub fn builder(image: Image) -> Builder {
         Builder {
             spec: MachineSpec::new(image),
-            console: None,
-            programs: None,
+            extras: Extras {
+                console: None,
+                programs: None,
+                pcap: None,
+            },
             boot_limit: BOOT_LIMIT,
             progress: Box::new(|_| {}),
         }
@@ -274,6 +304,18 @@ impl Machine {
     #[must_use]
     pub fn processes(&self) -> Vec<ProcessInfo> {
         self.inner.processes()
+    }
+
+    /// The ports of the host that lead to the guest, in the order in which they were asked for.
+    #[must_use]
+    pub fn published(&self) -> &[Published] {
+        &self.published
+    }
+
+    /// What of this host the machine has to do without, a sentence each.
+    #[must_use]
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// How long it took to find, fetch and open all that the machine is made from.

@@ -19,6 +19,10 @@ const MAX_WAITING: usize = 256;
 /// No question is longer.
 const LONGEST: usize = 128;
 
+/// The first byte of a packet that is a whole message, as all of ours are: the device's end is a
+/// `handoff::Channel`.
+const WHOLE: u8 = 0;
+
 /// What the device is told, and the socket that goes with it.
 pub(crate) type Answer = (Tell, Option<OwnedFd>);
 
@@ -50,8 +54,13 @@ impl Streams {
     pub(crate) fn ask(&self) -> Result<Option<Ask>, End> {
         let mut buffer = [0; LONGEST];
         let packet = message::receive(self.socket.as_fd(), NAME, &mut buffer)?;
-        let ask = packet.map(wire::decode).transpose();
-        Ok(ask.map_err(|error| Error::Message(NAME, error))?)
+        let Some(packet) = packet else {
+            return Ok(None);
+        };
+        let message = packet.strip_prefix(&[WHOLE]);
+        let message = message.ok_or(Error::Device(NAME, "a message in pieces"))?;
+        let ask = wire::decode(message);
+        Ok(Some(ask.map_err(|error| Error::Message(NAME, error))?))
     }
 
     /// Puts answers at the end of those that wait.
@@ -79,7 +88,8 @@ impl Streams {
 
     /// Sends one answer; gives it back if there is no room.
     fn send(&self, (tell, socket): Answer) -> Result<Option<Answer>, End> {
-        let packet = wire::encode(&tell).map_err(|error| Error::Message(NAME, error))?;
+        let message = wire::encode(&tell).map_err(|error| Error::Message(NAME, error))?;
+        let packet = [&[WHOLE], message.as_slice()].concat();
         match message::send(self.socket.as_fd(), &packet, socket.as_ref())? {
             Sent::Done => Ok(None),
             Sent::Full => Ok(Some((tell, socket))),

@@ -72,7 +72,8 @@ fn descriptors_that_come_along_are_closed() {
     let rig = Rig::start(config(all_but(&[])), vec![]);
     let (reader, writer) = std::io::pipe().unwrap();
     let target = Target::Address(nobody());
-    let packet = wire::encode(&Ask::Connect { id: 1, target }).unwrap();
+    let message = wire::encode(&Ask::Connect { id: 1, target }).unwrap();
+    let packet = [vec![0], message].concat();
     let raw = [writer.as_raw_fd()];
     sendmsg::<UnixAddr>(
         rig.device.streams.as_raw_fd(),

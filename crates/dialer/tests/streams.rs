@@ -139,7 +139,8 @@ fn answers_that_the_device_does_not_take_wait_and_nothing_is_lost() {
     let asking = std::thread::spawn(move || {
         let target = Target::Address(refused);
         for id in 0..MANY {
-            let packet = wire::encode(&Ask::Connect { id, target }).unwrap();
+            let message = wire::encode(&Ask::Connect { id, target }).unwrap();
+            let packet = [vec![0], message].concat();
             rustix::net::send(&asking, &packet, rustix::net::SendFlags::NOSIGNAL).unwrap();
         }
     });

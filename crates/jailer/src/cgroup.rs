@@ -144,15 +144,20 @@ impl Group {
         Ok(group)
     }
 
-    /// Makes the group of a component, called `name`, which has no `/` in it. It is removed with
-    /// the machine's.
+    /// Makes the group of a component, called `name`, which has no `/` in it; or takes that of its
+    /// predecessor, which has ended. It is removed with the machine's.
     ///
     /// # Errors
     /// [`Error::Prepare`].
     pub fn component(&self, name: &str, policy: &Policy) -> Result<Leaf> {
         let failed = |error| Error::Prepare("make a cgroup for a component", error);
         let directory = self.directory.join(name);
-        fs::create_dir(&directory).map_err(failed)?;
+        match fs::create_dir(&directory) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(failed(error));
+            }
+            _ => {}
+        }
         let memory = self.guest_memory.saturating_add(own_memory(policy));
         self.limit(&directory, "memory.max", memory)?;
         self.limit(&directory, "pids.max", processes(policy))?;

@@ -87,11 +87,11 @@ fn the_setup_survives_its_archive_behind_another() {
         hostname: "guest".into(),
         root: Root::Overlay { tag: "root".into() },
         shares: vec![Share {
-            network: None,
             tag: "one".into(),
             path: "/mnt".into(),
             read_only: true,
         }],
+        network: None,
     };
     let archive = setup_archive(&setup).unwrap();
     let directory = tempfile::tempdir().unwrap();

@@ -78,6 +78,9 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// Published ports without what leads to them.
+    #[error("ports are published with the network \"user\" only; leave out -p, or use that one")]
+    PublishWithoutUser,
     /// Not a host name.
     #[error(
         "\"{0}\" is not a host name: 1 to 64 letters, digits, hyphens and dots, \
@@ -122,6 +125,19 @@ impl MachineSpec {
             hostname: Hostname::default(),
         }
     }
+
+    /// Whether its parts agree.
+    ///
+    /// # Errors
+    /// [`Error::PublishWithoutUser`].
+    pub const fn check(&self) -> Result<(), Error> {
+        match self.network {
+            Network::None | Network::Tap(_) if !self.publish.is_empty() => {
+                Err(Error::PublishWithoutUser)
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// A host name as Linux takes it: 1 to 64 bytes.
@@ -161,6 +177,19 @@ impl std::str::FromStr for Hostname {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_network_of_user_mode_has_published_ports() {
+        let mut machine = MachineSpec::new(Image::Host);
+        machine.publish = vec!["8080:80".parse().unwrap()];
+        assert!(machine.check().is_ok());
+        for network in ["none", "tap=tap0"] {
+            machine.network = network.parse().unwrap();
+            assert_eq!(machine.check(), Err(Error::PublishWithoutUser));
+        }
+        machine.publish.clear();
+        assert!(machine.check().is_ok());
+    }
 
     #[test]
     fn host_names_are_letters_digits_hyphens_and_dots() {

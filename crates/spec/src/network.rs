@@ -46,11 +46,18 @@ impl Default for User {
     }
 }
 
-/// A TAP device.
+/// A TAP device. What the guest is to set up is said here, since nobody else on that network may:
+/// without any address its interface is only brought up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tap {
     /// Its name: 1 to 15 bytes.
     pub name: String,
+    /// The guest's addresses, each with the bits of its subnet's prefix.
+    pub addresses: Vec<(IpAddr, u8)>,
+    /// Default routes, at most one for each kind of address that the guest has.
+    pub gateways: Vec<IpAddr>,
+    /// The guest's name servers, in order.
+    pub nameservers: Vec<IpAddr>,
     /// The link.
     pub link: Link,
 }
@@ -126,7 +133,8 @@ impl FromStr for Network {
     /// `none`, `user` or `tap=NAME`, then `,KEY=VALUE` any number of times. `mtu`, `rate`, `burst`
     /// and `packets` are of both kinds. Of `user` are, in the order in which they are tried,
     /// `allow=NETWORK[:PORTS]` and `deny=NETWORK[:PORTS]`, and `host=PORTS`, which allows ports of
-    /// the host's loopback addresses. With an `allow` everything else is denied.
+    /// the host's loopback addresses. With an `allow` everything else is denied. Of `tap` are
+    /// `address=ADDRESS/PREFIX`, `gateway=ADDRESS` and `dns=ADDRESS`, several of each.
     fn from_str(text: &str) -> Result<Self, Error> {
         let wrong = |reason: String| Error::Network {
             given: text.to_owned(),
@@ -145,10 +153,9 @@ impl FromStr for Network {
                 let name = other
                     .strip_prefix("tap=")
                     .ok_or_else(|| wrong(format!("there is no network \"{other}\"")))?;
-                Self::Tap(Tap {
-                    name: interface(name).map_err(wrong)?,
-                    link: Options::read(parts, false).map_err(wrong)?.link,
-                })
+                let name = interface(name).map_err(wrong)?;
+                let options = Options::read(parts, false).map_err(wrong)?;
+                options.tap(name).map_err(wrong)?
             }
         };
         Ok(options)
@@ -160,6 +167,9 @@ impl FromStr for Network {
 struct Options {
     rules: Vec<Rule>,
     exclusive: bool,
+    addresses: Vec<(IpAddr, u8)>,
+    gateways: Vec<IpAddr>,
+    nameservers: Vec<IpAddr>,
     link: Link,
 }
 
@@ -197,6 +207,9 @@ impl Options {
                     });
                 }
             }
+            "address" if !user => self.addresses.push(interface_address(value)?),
+            "gateway" if !user => self.gateways.push(address(value)?),
+            "dns" if !user => self.nameservers.push(address(value)?),
             "mtu" => self.link.mtu = Some(mtu(value)?),
             "rate" => {
                 self.link.rate = Some(Rate {
@@ -229,6 +242,28 @@ impl Options {
             otherwise: !self.exclusive,
             link: self.link,
         })
+    }
+
+    fn tap(self, name: String) -> Result<Network, String> {
+        for (index, gateway) in self.gateways.iter().enumerate() {
+            let kind = bits(*gateway);
+            let earlier = self.gateways.iter().take(index);
+            if earlier.copied().map(bits).any(|other| other == kind) {
+                return Err(format!("{gateway} is a second gateway of its kind"));
+            }
+            if !self.addresses.iter().any(|(own, _)| bits(*own) == kind) {
+                return Err(format!(
+                    "the gateway {gateway} is of no use without an address of its kind"
+                ));
+            }
+        }
+        Ok(Network::Tap(Tap {
+            name,
+            addresses: self.addresses,
+            gateways: self.gateways,
+            nameservers: self.nameservers,
+            link: self.link,
+        }))
     }
 }
 
@@ -277,14 +312,7 @@ fn cidr(text: &str) -> Result<(IpAddr, u8), String> {
         .parse()
         .map_err(|_| format!("\"{text}\" is not an address or network, as in 192.0.2.0/24"))?;
     let most = bits(address);
-    let prefix = match prefix {
-        None => most,
-        Some(prefix) => prefix
-            .parse()
-            .ok()
-            .filter(|prefix| *prefix <= most)
-            .ok_or_else(|| format!("the prefix of \"{text}\" is not a number from 0 to {most}"))?,
-    };
+    let prefix = prefix.map_or(Ok(most), |digits| self::prefix(text, digits, most))?;
     if masked(address, prefix) != address {
         let network = masked(address, prefix);
         return Err(format!(
@@ -292,6 +320,27 @@ fn cidr(text: &str) -> Result<(IpAddr, u8), String> {
         ));
     }
     Ok((address, prefix))
+}
+
+/// The prefix of `text`, 0 to `most`.
+fn prefix(text: &str, digits: &str, most: u8) -> Result<u8, String> {
+    let prefix = digits.parse().ok().filter(|prefix| *prefix <= most);
+    prefix.ok_or_else(|| format!("the prefix of \"{text}\" is not a number from 0 to {most}"))
+}
+
+fn address(text: &str) -> Result<IpAddr, String> {
+    let parsed = text.parse();
+    parsed.map_err(|_| format!("\"{text}\" is not an address, as in 192.0.2.1"))
+}
+
+/// `ADDRESS/PREFIX`: an interface's own address and how much of it is its subnet's.
+fn interface_address(text: &str) -> Result<(IpAddr, u8), String> {
+    let parts = text.split_once('/');
+    let (own, digits) = parts.ok_or_else(|| {
+        format!("\"{text}\" does not say how long its subnet's prefix is, as in 192.0.2.2/24")
+    })?;
+    let own = address(own)?;
+    Ok((own, prefix(text, digits, bits(own))?))
 }
 
 const fn bits(address: IpAddr) -> u8 {
@@ -452,6 +501,19 @@ mod tests {
             panic!("{network:?}");
         };
         assert_eq!((tap.name.as_str(), tap.link.mtu), ("tap0", Some(9000)));
+        assert!(tap.addresses.is_empty() && tap.gateways.is_empty());
+    }
+
+    #[test]
+    fn a_guest_on_a_tap_device_is_told_who_it_is() {
+        let text = "tap=t,address=192.0.2.9/24,address=2001:db8::9/64,gateway=192.0.2.1,\
+                    gateway=2001:db8::1,dns=192.0.2.1,dns=9.9.9.9";
+        let network = text.parse().unwrap();
+        let Network::Tap(tap) = network else {
+            panic!("{network:?}");
+        };
+        assert_eq!(tap.addresses[1], ("2001:db8::9".parse().unwrap(), 64));
+        assert_eq!((tap.gateways.len(), tap.nameservers.len()), (2, 2));
     }
 
     #[test]
@@ -461,6 +523,13 @@ mod tests {
         wrong("tap=", "not an interface");
         wrong("tap=a/b", "not an interface");
         wrong("tap=t,allow=10.0.0.0/8", "no setting \"allow\"");
+        wrong("tap=t,address=192.0.2.9", "does not say how long");
+        wrong("tap=t,address=192.0.2.9/33", "0 to 32");
+        wrong("tap=t,gateway=192.0.2.0/24", "not an address");
+        wrong("tap=t,gateway=192.0.2.1", "without an address of its kind");
+        let two = "tap=t,address=192.0.2.9/24,gateway=192.0.2.1,gateway=192.0.2.2";
+        wrong(two, "192.0.2.2 is a second gateway");
+        wrong("user,dns=192.0.2.1", "no setting \"dns\"");
         wrong("user,allow", "not KEY=VALUE");
         wrong("user,allow=10.0.0.1/8", "10.0.0.0/8 is the network");
         wrong("user,allow=10.0.0.0/33", "0 to 32");

@@ -14,6 +14,7 @@ use crate::{
     component::{Component, Start},
     link,
     machine::system,
+    unit::{self, Unit},
 };
 
 /// Both ends of the control channels that the owner uses as well.
@@ -43,7 +44,8 @@ impl Channels {
     }
 }
 
-fn pair(name: &str) -> Result<(Channel, Channel), Error> {
+/// Both ends of the control channel of the component `name`.
+pub(crate) fn pair(name: &str) -> Result<(Channel, Channel), Error> {
     Channel::pair().map_err(|source| named(name, source))
 }
 
@@ -61,19 +63,14 @@ pub(crate) struct Launched {
     pub(crate) group: Option<Group>,
     /// The VMM first.
     pub(crate) components: Vec<Component>,
-    /// Which of them is the vsock device.
+    /// The devices, which say which components are theirs.
+    pub(crate) units: Vec<Unit>,
+    /// Which of the components is the vsock device.
     pub(crate) vsock: Option<usize>,
     /// The guest's serial output.
     pub(crate) console: PipeReader,
     /// When the VMM was spawned.
     pub(crate) vmm_started: Instant,
-}
-
-impl Launched {
-    pub(crate) fn processes(&self) -> Vec<(String, i32)> {
-        let info = |component: &Component| (component.name.clone(), component.process.pid());
-        self.components.iter().map(info).collect()
-    }
 }
 
 /// Starts the VMM first: it loads the kernel while the devices are being started.
@@ -101,25 +98,24 @@ pub(crate) fn launch(plan: &mut Plan, channels: Channels) -> Result<Launched, Er
         group.as_ref(),
     )?;
     let mut components = vec![vmm];
+    let mut units = Vec::new();
     let mut vsock_channel = channels.vsock;
-    for (index, (device, listener)) in devices.iter().zip(&listeners).enumerate() {
+    for (index, (device, listener)) in devices.into_iter().zip(&listeners).enumerate() {
         let channel = match vsock_channel.take_if(|_| vsock == Some(index)) {
             Some(channel) => channel,
             None => pair(&device.name)?,
         };
-        components.push(start_device(
-            plan,
-            device,
-            listener,
-            channel,
-            group.as_ref(),
-        )?);
+        let mut unit = Unit::new(device, components.len());
+        components.extend(unit.start(&plan.programs, group.as_ref(), listener, channel)?);
+        unit.started();
+        units.push(unit);
     }
+    let vsock = vsock.and_then(|index| units.get(index)).map(Unit::first);
     Ok(Launched {
         group,
         components,
-        // The VMM comes before the devices.
-        vsock: vsock.and_then(|index| index.checked_add(1)),
+        units,
+        vsock,
         console,
         vmm_started,
     })
@@ -131,11 +127,15 @@ fn group(plan: &Plan, devices: &[Device]) -> Result<Option<Group>, Error> {
         return Ok(None);
     };
     let names = devices.iter().map(|device| device.component.as_str());
-    let policies: Vec<_> = names.chain(["vmm"]).filter_map(policy::component).collect();
+    let dialers = devices.iter().filter_map(|device| device.dialer.as_ref());
+    let names: Vec<_> = names.chain(dialers.map(|_| unit::DIALER)).collect();
+    // One for each vCPU, and one for each device's processes to keep up with them.
+    let cpus = u64::from(plan.cpus).saturating_add(names.len() as u64);
+    let names = names.into_iter().chain(["vmm"]);
+    let policies: Vec<_> = names.filter_map(policy::component).collect();
     let budget = Budget {
         guest_memory: plan.memory,
-        // One for each vCPU, and one for each device to keep up with them.
-        cpus: u64::from(plan.cpus).saturating_add(devices.len() as u64),
+        cpus,
     };
     Group::new(&delegation, budget, &policies)
         .map(Some)
@@ -197,28 +197,6 @@ fn describe(device: &Device) -> wire::vmm::Device {
         resource: device.name.clone(),
         virtio_id: device.virtio_id,
         queues: device.queues.clone(),
+        replaceable: device.replaceable,
     }
-}
-
-fn start_device(
-    plan: &Plan,
-    device: &Device,
-    listener: &OwnedFd,
-    channel: (Channel, Channel),
-    group: Option<&Group>,
-) -> Result<Component, Error> {
-    let mut resources = vec![("vhost-user".to_owned(), listener.as_fd())];
-    let own = device.resources.iter();
-    resources.extend(own.map(|(name, fd)| (name.clone(), fd.as_fd())));
-    Component::start(
-        &plan.programs,
-        group,
-        Start {
-            name: &device.name,
-            component: &device.component,
-            config: device.config.clone(),
-            resources,
-            channel,
-        },
-    )
 }

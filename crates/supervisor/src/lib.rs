@@ -25,13 +25,15 @@ mod machine;
 mod memory;
 mod plan;
 mod programs;
+mod replace;
 mod tail;
+mod unit;
 mod watch;
 
 use std::{io, path::PathBuf, time::Duration};
 
 pub use machine::{Machine, ProcessInfo, Timings};
-pub use plan::{Device, Plan};
+pub use plan::{Device, Dialer, Nameservers, Plan, Uplink};
 pub use programs::Programs;
 pub use tail::printable;
 

@@ -1,8 +1,9 @@
 //! What a supervisor needs to start a machine: open files and numbers, no paths and no choices.
 
-use std::os::fd::OwnedFd;
+use std::{net::SocketAddr, os::fd::OwnedFd};
 
 use serde::Serialize;
+use wire::net::DialerConfig;
 
 use crate::{Programs, console::Sink};
 
@@ -44,9 +45,43 @@ pub struct Device {
     pub config: Vec<u8>,
     /// Its open files, besides its end of the vhost-user connection.
     pub resources: Vec<(String, OwnedFd)>,
+    /// The process that makes its sockets for it.
+    pub dialer: Option<Dialer>,
+    /// Another process takes its place if it dies, with the same configuration and resources. It
+    /// has to use its queues in order, and to be of use without what it knew.
+    pub replaceable: bool,
+}
+
+/// The process between a network device and the host's network.
+pub struct Dialer {
+    /// What it is started with.
+    pub config: DialerConfig,
+    /// A bound socket for each of [`DialerConfig::publish`], at most [`Dialer::MOST_PUBLISHED`].
+    pub published: Vec<OwnedFd>,
+    /// Is asked every few seconds, and answers if the host's name servers have changed.
+    pub nameservers: Nameservers,
+}
+
+/// The host's name servers, if they are others than when this was asked last.
+pub type Nameservers = Box<dyn FnMut() -> Option<Vec<SocketAddr>> + Send>;
+
+impl Dialer {
+    /// What travels with its start beside two sockets to the device.
+    pub const MOST_PUBLISHED: usize = handoff::MAX_FDS - 2;
+}
+
+/// Where a network device's packets go.
+pub enum Uplink {
+    /// To sockets that a dialer makes.
+    User(Dialer),
+    /// To a TAP device with virtio's headers.
+    Tap(OwnedFd),
 }
 
 impl Device {
+    /// The network device (virtio 1.2, section 5.1): receive, transmit and control.
+    const NET_ID: u16 = 1;
+    const NET_QUEUES: [u16; 3] = [1024, 1024, 64];
     /// The file-system device (virtio 1.2, section 5.11): a high priority queue and one request
     /// queue.
     const FS_ID: u16 = 26;
@@ -67,6 +102,38 @@ impl Device {
             queues: Self::FS_QUEUES.to_vec(),
             config: encode(config)?,
             resources: vec![("root".to_owned(), root)],
+            dialer: None,
+            replaceable: false,
+        })
+    }
+
+    /// A network device whose packets go to `uplink`, which [`wire::net::Config::backend`] agrees
+    /// with, and to the file `pcap` as well.
+    ///
+    /// # Errors
+    /// If the configuration is too long to be sent.
+    pub fn net(
+        config: &wire::net::Config,
+        uplink: Uplink,
+        pcap: Option<OwnedFd>,
+    ) -> Result<Self, wire::Error> {
+        let (tap, dialer) = match uplink {
+            Uplink::User(dialer) => (None, Some(dialer)),
+            Uplink::Tap(tap) => (Some(tap), None),
+        };
+        let resources = [("tap", tap), ("pcap", pcap)];
+        let resources = resources
+            .into_iter()
+            .filter_map(|(name, fd)| Some((name.to_owned(), fd?)));
+        Ok(Self {
+            name: "net".to_owned(),
+            component: "dev-net".to_owned(),
+            virtio_id: Self::NET_ID,
+            queues: Self::NET_QUEUES.to_vec(),
+            config: encode(config)?,
+            resources: resources.collect(),
+            dialer,
+            replaceable: true,
         })
     }
 
@@ -79,6 +146,8 @@ impl Device {
             queues: Self::VSOCK_QUEUES.to_vec(),
             config: encode(config)?,
             resources: Vec::new(),
+            dialer: None,
+            replaceable: false,
         })
     }
 }

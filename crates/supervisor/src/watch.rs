@@ -12,15 +12,17 @@ use jailer::Group;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use wire::{
     agent::{READY_PORT, Ready},
+    net::DialerRequest,
     vmm::{End, Event},
 };
 
 use crate::{
-    Error, Plan,
+    Error, Plan, Programs,
     component::Component,
     console::Console,
     launch::{Channels, Launched, launch, named},
     machine::{Shared, State, system},
+    unit::Unit,
 };
 
 /// When a component ends, the reason may be on its way from another: a device ends when the VMM
@@ -29,6 +31,10 @@ const GRACE: Duration = Duration::from_millis(300);
 
 /// How long the guest's agent has to say what it began to say.
 const READY_MESSAGE_WITHIN: Duration = Duration::from_secs(5);
+
+/// How often the host's name servers are looked at. They change when somebody moves to another
+/// network, and a guest's resolver tries for longer than this.
+const LOOK_EVERY: Duration = Duration::from_secs(3);
 
 /// Runs a machine from its launch to its end. When this returns no process of it is left.
 pub(crate) fn supervise(
@@ -39,11 +45,9 @@ pub(crate) fn supervise(
 ) -> Result<End, Error> {
     let started = Instant::now();
     let launched = launch(&mut plan, channels)?;
-    shared.update(|state| {
-        state.timings.spawned = Some(started.elapsed());
-        state.processes = launched.processes();
-    });
-    let (mut family, console) = Family::new(launched, started, shared);
+    shared.update(|state| state.timings.spawned = Some(started.elapsed()));
+    let (mut family, console) = Family::new(launched, plan.programs.clone(), started, shared);
+    family.tell_processes();
     let console = Console::start(console, plan.console.take(), Arc::clone(shared))
         .map_err(system("start a thread for the console"))?;
     let end = family.watch(leash);
@@ -54,10 +58,14 @@ pub(crate) fn supervise(
 }
 
 /// The processes of a machine. The VMM is the first component.
-struct Family {
-    components: Vec<Component>,
+pub(crate) struct Family {
+    pub(crate) components: Vec<Component>,
+    pub(crate) units: Vec<Unit>,
+    pub(crate) programs: Programs,
+    /// When to look at the host's name servers again, if there is a dialer.
+    look_at: Option<Instant>,
     /// Goes after the processes in it.
-    _group: Option<Group>,
+    pub(crate) group: Option<Group>,
     vsock: Option<usize>,
     /// What will have ended the machine if nothing better is known by then.
     suspicion: Option<Suspicion>,
@@ -81,10 +89,20 @@ struct Suspicion {
 impl Family {
     const VMM: usize = 0;
 
-    fn new(launched: Launched, started: Instant, shared: &Arc<Shared>) -> (Self, PipeReader) {
+    fn new(
+        launched: Launched,
+        programs: Programs,
+        started: Instant,
+        shared: &Arc<Shared>,
+    ) -> (Self, PipeReader) {
+        let dialed = |unit: &Unit| unit.device.dialer.is_some();
+        let look_at = launched.units.iter().any(dialed).then(look_at).flatten();
         let family = Self {
             components: launched.components,
-            _group: launched.group,
+            units: launched.units,
+            look_at,
+            programs,
+            group: launched.group,
             vsock: launched.vsock,
             suspicion: None,
             announced: false,
@@ -93,6 +111,13 @@ impl Family {
             shared: Arc::clone(shared),
         };
         (family, launched.console)
+    }
+
+    /// Tells the owner which processes there are.
+    pub(crate) fn tell_processes(&self) {
+        let info = |component: &Component| (component.name.clone(), component.process.pid());
+        let processes = self.components.iter().map(info).collect();
+        self.shared.update(|state| state.processes = processes);
     }
 
     /// Serves the machine until it ends.
@@ -118,6 +143,8 @@ impl Family {
                 }
             }
             self.check_deadlines()?;
+            self.kill_lost();
+            self.look_at_nameservers();
         }
     }
 
@@ -156,8 +183,11 @@ impl Family {
     /// Until the next deadline.
     fn timeout(&self) -> PollTimeout {
         let due = self.components.iter().filter_map(|component| component.due);
+        let losses = self.units.iter().filter_map(|unit| unit.loss.as_ref());
         let next = due
             .chain(self.suspicion.as_ref().map(|suspicion| suspicion.at))
+            .chain(self.look_at)
+            .chain(losses.filter_map(|loss| loss.kill_at))
             .min();
         next.map_or(PollTimeout::NONE, |at| {
             let left = at.saturating_duration_since(Instant::now());
@@ -170,11 +200,19 @@ impl Family {
     /// Takes one message of a component.
     fn receive(&mut self, index: usize) -> Result<Option<End>, Error> {
         let vsock = self.vsock;
+        let successor = self.is_successor(index);
         let Some(component) = self.components.get_mut(index) else {
             return Ok(None);
         };
         if component.due.is_some() {
-            return component.read_ready().map(|()| None);
+            let ready = component.read_ready();
+            if ready.is_err() && successor {
+                component.channel_open = false;
+                // It is refused for a process that has ended.
+                let _ = component.process.kill();
+                return Ok(None);
+            }
+            return ready.map(|()| None);
         }
         if index == Self::VMM {
             self.receive_vmm()
@@ -202,6 +240,7 @@ impl Family {
                 entered_at,
             } => self.note_entry(loaded_at, entered_at),
             Event::Stats(stats) => self.shared.update(|state| state.stats = Some(stats)),
+            Event::DeviceLost { name, life, reason } => self.device_lost(&name, life, reason),
             Event::DeviceFailed { name, reason } => self.device_failed(name, reason),
             Event::Ended(end) => {
                 let elapsed = self.started.elapsed();
@@ -264,8 +303,8 @@ impl Family {
             });
     }
 
-    /// A component ended. The VMM's end is the machine's; a device's is, unless something explains
-    /// it soon.
+    /// A component ended. The VMM's end is the machine's. A device's is, unless another can take its
+    /// place, or something explains it soon.
     fn exited(&mut self, index: usize) -> Result<Option<End>, Error> {
         let Some(component) = self.components.get_mut(index) else {
             return Ok(None);
@@ -279,6 +318,10 @@ impl Family {
         let error = component.died(&exit);
         if index == Self::VMM {
             return self.last_of_vmm()?.map(Some).ok_or(error);
+        }
+        let error = self.loss_of(index).unwrap_or(error);
+        if self.replace(index)? {
+            return Ok(None);
         }
         // One that ended with 0 did so because another one had, and explains nothing.
         self.suspect(error, exit != jailer::Exit::Code(0));
@@ -307,6 +350,26 @@ impl Family {
         }
     }
 
+    /// Tells dialers of name servers that have changed.
+    fn look_at_nameservers(&mut self) {
+        if self.look_at.is_none_or(|at| at > Instant::now()) {
+            return;
+        }
+        self.look_at = look_at();
+        for (dialer, index) in self.units.iter_mut().filter_map(Unit::dialer) {
+            let component = self.components.get(index);
+            let Some(component) = component.filter(|c| !c.gone && c.due.is_none()) else {
+                continue;
+            };
+            if let Some(changed) = (dialer.nameservers)() {
+                dialer.config.nameservers.clone_from(&changed);
+                // One that does not listen is gone, or about to be.
+                let request = DialerRequest::Nameservers(changed);
+                let _ = component.channel.send(&request, &[]);
+            }
+        }
+    }
+
     fn check_deadlines(&mut self) -> Result<(), Error> {
         let now = Instant::now();
         let due = |suspicion: &mut Suspicion| suspicion.at <= now;
@@ -319,6 +382,10 @@ impl Family {
             None => Ok(()),
         }
     }
+}
+
+fn look_at() -> Option<Instant> {
+    Instant::now().checked_add(LOOK_EVERY)
 }
 
 fn end_or_error(end: End) -> Result<End, Error> {

@@ -43,6 +43,8 @@ pub const PRODUCTS: &[Product] = &[
     product("vmm", "crumble-vmm", true),
     product("dev-fs", "crumble-dev-fs", true),
     product("dev-vsock", VSOCK, true),
+    product("dev-net", "crumble-dev-net", true),
+    product("dialer", "crumble-dialer", true),
     product("agent", AGENT, true),
     product("crumble-jailer", "crumble-jailer", true),
     product("quest", "quest", false),

@@ -74,7 +74,9 @@ fn main() -> Result<()> {
                 );
                 break;
             }
-            Event::Stats(_) | Event::DeviceFailed { .. } => println!("{event:?}"),
+            Event::Stats(_) | Event::DeviceLost { .. } | Event::DeviceFailed { .. } => {
+                println!("{event:?}")
+            }
         }
     }
     drop(ours);

@@ -1,6 +1,7 @@
 //! A machine, put together and started.
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     mem::ManuallyDrop,
     os::{fd::OwnedFd, unix::net::UnixStream},
@@ -24,7 +25,7 @@ use crate::{
     process::Input,
     serial::Serial,
     vcpu,
-    virtio::{self, Limits},
+    virtio::{self, Limits, Replacement},
 };
 
 /// The most PCI devices besides the host bridge.
@@ -105,6 +106,8 @@ pub(crate) struct Machine {
     /// Presses the power button.
     pub(crate) power: EventFd,
     pub(crate) counters: Arc<Counters>,
+    /// By the names of the devices.
+    pub(crate) replacements: BTreeMap<String, Replacement>,
 }
 
 /// Puts the machine together and lets it run. What happens to it goes to `tell`.
@@ -119,7 +122,7 @@ pub(crate) fn start(parts: Parts, tell: &Sender<Input>) -> Result<Machine, Error
     // First, so that they say hello while the kernel is being loaded.
     // Kept even if the rest fails: a device that sees its socket close ends, and would be taken for
     // the reason, while taking the machine apart delays ours.
-    let pci = attach(parts.devices, &memory, &vm, &parts.layout, tell)?;
+    let (pci, replacements) = attach(parts.devices, &memory, &vm, &parts.layout, tell)?;
     let pci = ManuallyDrop::new(pci);
     let serial = Serial::new(parts.console)?;
     vm.line_event(input::SERIAL, serial.line())?;
@@ -140,7 +143,11 @@ pub(crate) fn start(parts: Parts, tell: &Sender<Input>) -> Result<Machine, Error
     });
     let counters = Arc::new(Counters::default());
     run_vcpus(vm.as_ref(), parts.cpus, entry, &bus, &counters, tell)?;
-    Ok(Machine { power, counters })
+    Ok(Machine {
+        power,
+        counters,
+        replacements,
+    })
 }
 
 fn attach<V>(
@@ -149,12 +156,13 @@ fn attach<V>(
     vm: &Arc<V>,
     layout: &Layout,
     tell: &Sender<Input>,
-) -> Result<pci::Bus, Error>
+) -> Result<(pci::Bus, BTreeMap<String, Replacement>), Error>
 where
     V: Vm<Event = EventFd>,
 {
     let host = Arc::new(DeviceHost(Arc::clone(vm)));
     let mut bus = pci::Bus::new();
+    let mut replacements = BTreeMap::new();
     for (device, socket) in devices {
         let tell = tell.clone();
         let report = Box::new(move |event| {
@@ -162,14 +170,15 @@ where
         });
         let limits = Limits::default();
         let function = virtio::vhost_user_device(&device, socket, memory, &host, limits, report);
-        let function = function.map_err(|source| Error::Device {
-            name: device.name,
+        let (function, replacement) = function.map_err(|source| Error::Device {
+            name: device.name.clone(),
             source,
         })?;
         bus.add(Box::new(function))?;
+        replacements.insert(device.name, replacement);
     }
     bus.assign_bars(layout.pci_window())?;
-    Ok(bus)
+    Ok((bus, replacements))
 }
 
 /// Makes all vCPUs before the first runs: a guest starts the others by itself.

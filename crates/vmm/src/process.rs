@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, Write},
+    os::{fd::OwnedFd, unix::net::UnixStream},
     process::ExitCode,
     sync::mpsc::{self, Receiver, Sender},
     thread,
@@ -31,7 +32,7 @@ pub(crate) enum Input {
     /// A device has something to report.
     Device(Event),
     /// The supervisor wants something.
-    Request(Request),
+    Request(Request, Vec<OwnedFd>),
     /// The supervisor is gone.
     Orphaned,
     /// A vCPU ended the machine.
@@ -99,8 +100,8 @@ fn listen(channel: &Channel, tell: Sender<Input>) -> Result<(), Error> {
     let body = move || {
         // A message that makes no sense ends the machine like a supervisor that is gone: there is
         // nobody left who could be answered.
-        while let Ok(Some((request, _))) = channel.receive::<Request>() {
-            if tell.send(Input::Request(request)).is_err() {
+        while let Ok(Some((request, fds))) = channel.receive::<Request>() {
+            if tell.send(Input::Request(request, fds)).is_err() {
                 return;
             }
         }
@@ -128,12 +129,20 @@ fn serve(machine: &Machine, channel: &Channel, inputs: &Receiver<Input>, began: 
                 entered_at: now,
             },
             Input::Device(event) => event,
-            Input::Request(Request::Stats) => Event::Stats(Stats {
+            Input::Request(Request::Stats, _) => Event::Stats(Stats {
                 exits: machine.counters.sums(),
             }),
-            Input::Request(Request::PowerButton) => {
+            Input::Request(Request::PowerButton, _) => {
                 // It only fails when the button has been pressed 2^64 times.
                 let _ = machine.power.write(1);
+                continue;
+            }
+            Input::Request(Request::Replace { name, life }, fds) => {
+                // The supervisor names what it has described, and sends one connection with it.
+                let device = machine.replacements.get(&name);
+                if let Some((device, socket)) = device.zip(fds.into_iter().next()) {
+                    device.connect(UnixStream::from(socket), life);
+                }
                 continue;
             }
             Input::Orphaned => return End::Killed,

@@ -7,22 +7,23 @@
 
 mod backend;
 mod config_size;
+mod connection;
 mod doorbells;
 mod error;
 mod handshake;
 mod host;
+mod link;
 mod memory;
+mod rings;
 mod status;
 mod vectors;
 mod watch;
 
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
-use std::thread;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use pci::virtio::{Description, Interrupts, VirtioPci};
-use vhost::vhost_user::Frontend;
 use vm_memory::GuestMemoryMmap;
 use wire::vmm::Device;
 
@@ -32,10 +33,11 @@ pub use host::{Host, Interrupt};
 pub use status::Report;
 
 use doorbells::Doorbells;
+use link::{Agreed, Link};
 use memory::MemoryTable;
 use status::Status;
 use vectors::Vectors;
-use watch::{Breaker, Watcher};
+use watch::Breaker;
 
 /// How long a back end may take.
 #[derive(Debug, Clone, Copy)]
@@ -58,8 +60,9 @@ impl Default for Limits {
 /// Makes a PCI function of a connected back end, and begins the handshake with it on a thread of
 /// its own. A vCPU that needs the handshake's result waits for it.
 ///
-/// A back end that fails, now or later, is reported once; the guest sees `DEVICE_NEEDS_RESET`,
-/// and no features from then on. Dropping the function closes the connection.
+/// A back end that fails, now or later, is reported once. If the device is replaceable it rests
+/// until the [`Replacement`] is given another; otherwise the guest sees `DEVICE_NEEDS_RESET`, and no
+/// features from then on. Dropping the function closes the connection.
 ///
 /// # Errors
 /// If the description is no virtio-pci device, or the host has no memory, event, thread or
@@ -71,7 +74,7 @@ pub fn vhost_user_device<H: Host>(
     host: &Arc<H>,
     limits: Limits,
     report: Report,
-) -> Result<VirtioPci<VhostUser<H>>, Error> {
+) -> Result<(VirtioPci<VhostUser<H>>, Replacement), Error> {
     let patience = Instant::now()
         .checked_add(limits.handshake)
         .unwrap_or_else(Instant::now);
@@ -82,51 +85,54 @@ pub fn vhost_user_device<H: Host>(
     let queues = device.queues.len();
     // A vector for each queue, and one for the device as a whole.
     let vectors = u16::try_from(queues.saturating_add(1)).unwrap_or(u16::MAX);
-    let second = || socket.try_clone().map_err(Error::Connection);
-    let breaker = Arc::new(Breaker::new(second()?));
+    let breaker = Arc::new(Breaker::new(second(&socket)?));
     let (vectors, calls) = Vectors::new(host.as_ref(), vectors, Arc::clone(&breaker))?;
     let interrupts = Interrupts::new(calls.count(), Box::new(vectors))?;
-    let name = device.name.clone();
-    let status = Arc::new(Status::new(
-        name,
-        second()?,
-        Arc::clone(&interrupts),
-        report,
-    ));
-    let watcher = Arc::new(Watcher::start(breaker, Arc::clone(&status))?);
-    let frontend = Frontend::from_stream(socket, queues as u64);
-    let backend = VhostUser {
-        status: Arc::clone(&status),
-        watcher: Arc::clone(&watcher),
-        frontend: frontend.clone(),
+    let status = Status::new(device, breaker, Arc::clone(&interrupts), report);
+    let kicks = device.queues.iter().map(|_| doorbells::event());
+    let link = Arc::new(Link {
+        status: Arc::new(status),
         memory: MemoryTable::new(memory)?,
-        doorbells: Doorbells::new(Arc::clone(host), queues)?,
+        kicks: kicks.collect::<Result<_, _>>()?,
         calls,
         limits,
+        virtio_id: device.virtio_id,
+        agreed: Mutex::new(Agreed::default()),
+    });
+    let backend = VhostUser {
+        link: Arc::clone(&link),
+        doorbells: Doorbells::new(Arc::clone(host)),
         patience,
         config: None,
-        active: Vec::new(),
     };
     let function = VirtioPci::new(&description, interrupts, backend)?;
-    let id = device.virtio_id;
-    thread::Builder::new()
-        .name("device-hello".into())
-        .spawn(move || begin(frontend, id, queues, limits.handshake, &status, &watcher))
-        .map_err(Error::Thread)?;
-    Ok(function)
+    link.begin(socket, 0)?;
+    Ok((function, Replacement(link)))
 }
 
-/// The handshake's thread.
-fn begin(
-    mut frontend: Frontend,
-    virtio_id: u16,
-    queues: usize,
-    limit: Duration,
-    status: &Status,
-    watcher: &Watcher,
-) {
-    match watcher.within(limit, || handshake::run(&mut frontend, virtio_id, queues)) {
-        Ok(offer) => status.ready(offer),
-        Err(error) => status.fail(&error),
+/// The way for another back end into the place of one that is gone.
+pub struct Replacement(Arc<Link>);
+
+impl Replacement {
+    /// Goes on with the back end at the other end of `socket`, which is the device's number `life`:
+    /// it is told what its predecessors were, and takes up the queues where they ended. If that
+    /// fails it is reported as any failure. A device that is not replaceable, or has failed for
+    /// good, takes no other.
+    pub fn connect(&self, socket: UnixStream, life: u32) {
+        let Self(link) = self;
+        let taken = second(&socket).map(|other| link.status.begin(other, life));
+        let begun = match taken {
+            Ok(false) => return,
+            Ok(true) => link.begin(socket, life),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = begun {
+            link.status.give_up(&error);
+        }
     }
+}
+
+/// Another handle to a connection.
+fn second(socket: &UnixStream) -> Result<UnixStream, Error> {
+    socket.try_clone().map_err(Error::Connection)
 }

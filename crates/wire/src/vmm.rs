@@ -37,6 +37,9 @@ pub struct Device {
     /// The largest size of each queue, a power of two up to 32768. Its length is the number of
     /// queues.
     pub queues: Vec<u16>,
+    /// Another back end may take over while the guest runs ([`Request::Replace`]): one that uses its
+    /// queues in order, so that what the used ring says is all that it has to know.
+    pub replaceable: bool,
 }
 
 /// Supervisor to VMM.
@@ -46,6 +49,14 @@ pub enum Request {
     Stats,
     /// Press the power button.
     PowerButton,
+    /// Go on with another back end of a device, over the accompanying connection. The guest notices
+    /// nothing; what the back end of before had under way is lost.
+    Replace {
+        /// [`Device::name`] of a replaceable device.
+        name: String,
+        /// Counts the device's back ends; the first is 0.
+        life: u32,
+    },
 }
 
 /// VMM to supervisor.
@@ -61,6 +72,16 @@ pub enum Event {
     },
     /// The answer to [`Request::Stats`].
     Stats(Stats),
+    /// The back end of a replaceable device vanished, stalled, or broke the protocol. The device
+    /// rests until there is another.
+    DeviceLost {
+        /// [`Device::name`].
+        name: String,
+        /// Which back end it was, as in [`Request::Replace`].
+        life: u32,
+        /// What it did.
+        reason: String,
+    },
     /// A device failed for good: it vanished, stalled, or broke the protocol.
     DeviceFailed {
         /// [`Device::name`].

@@ -82,7 +82,8 @@ pub struct Device {
 
 impl Device {
     pub fn ask(&self, ask: Ask) {
-        let packet = wire::encode(&ask).unwrap();
+        // As a `handoff::Channel` sends it.
+        let packet = [vec![0], wire::encode(&ask).unwrap()].concat();
         send(&self.streams, &packet, SendFlags::NOSIGNAL).unwrap();
     }
 
@@ -104,7 +105,7 @@ impl Device {
         let vector = &mut [IoSliceMut::new(&mut buffer)];
         let flags = RecvFlags::CMSG_CLOEXEC;
         let received = recvmsg(&self.streams, vector, &mut control, flags).ok()?;
-        let tell = wire::decode(&buffer[..received.bytes]).unwrap();
+        let tell = wire::decode(&buffer[1..received.bytes]).unwrap();
         let mut sockets = control.drain().flat_map(|message| match message {
             RecvAncillaryMessage::ScmRights(fds) => fds.collect::<Vec<_>>(),
             _ => Vec::new(),

@@ -8,38 +8,34 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::{Error, Host};
 
-/// The kick events of a device, and the doorbells that ring them while the device is active.
+/// The doorbells that ring a device's kick events while it is active.
 pub(super) struct Doorbells<H: Host> {
     host: Arc<H>,
-    kicks: Vec<EventFd>,
     rung: Vec<H::Doorbell>,
 }
 
 impl<H: Host> Doorbells<H> {
-    pub(super) fn new(host: Arc<H>, queues: usize) -> Result<Self, Error> {
-        let kicks = (0..queues).map(|_| event()).collect::<Result<_, _>>()?;
-        Ok(Self {
+    pub(super) const fn new(host: Arc<H>) -> Self {
+        Self {
             host,
-            kicks,
             rung: Vec::new(),
-        })
+        }
     }
 
-    /// The event of a queue.
-    pub(super) fn kick(&self, queue: u16) -> Option<&EventFd> {
-        self.kicks.get(usize::from(queue))
-    }
-
-    /// Hangs the doorbells of these queues where the notification of queue 0 is at `notify`;
-    /// without it, takes them down. Those of before are taken down first.
-    pub(super) fn hang(&mut self, queues: &[u16], notify: Option<u64>) -> Result<(), Error> {
+    /// Hangs the doorbells of these queues, for these of `kicks`, where the notification of queue 0
+    /// is at `notify`; without it, takes them down. Those of before are taken down first.
+    pub(super) fn hang(
+        &mut self,
+        kicks: &[EventFd],
+        queues: &[u16],
+        notify: Option<u64>,
+    ) -> Result<(), Error> {
         self.rung.clear();
         let Some(notify) = notify else { return Ok(()) };
         for queue in queues {
             let offset = u64::from(*queue).saturating_mul(NOTIFY_MULTIPLIER.into());
             let address = notify.saturating_add(offset);
-            let kick = self
-                .kicks
+            let kick = kicks
                 .get(usize::from(*queue))
                 .ok_or(Error::NoQueue(*queue))?;
             let doorbell = self.host.doorbell(address, kick);
@@ -49,14 +45,9 @@ impl<H: Host> Doorbells<H> {
         Ok(())
     }
 
-    /// Takes the doorbells down, and forgets kicks that no back end has seen: they were meant for
-    /// a queue that is no more.
+    /// Takes the doorbells down.
     pub(super) fn take_down(&mut self) {
         self.rung.clear();
-        for kick in &self.kicks {
-            // It only fails when there was no kick.
-            let _ = kick.read();
-        }
     }
 }
 

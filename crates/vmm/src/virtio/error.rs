@@ -47,6 +47,9 @@ pub enum Error {
     /// The driver enabled a queue that the device was not built with.
     #[error("there is no queue {0}")]
     NoQueue(u16),
+    /// Another back end than the first, and one that the guest would notice.
+    #[error("the new back end does not offer what the one before it did")]
+    Changed,
     /// Not a device of virtio 1.0 or later.
     #[error("the back end does not offer VIRTIO_F_VERSION_1")]
     Legacy,

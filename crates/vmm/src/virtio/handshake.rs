@@ -31,6 +31,21 @@ pub(super) struct Offer {
     pub(super) config: Vec<u8>,
 }
 
+impl Offer {
+    /// Whether it can take the place of another, which the guest has seen.
+    ///
+    /// # Errors
+    /// [`Error::Changed`].
+    pub(super) fn covers(&self, other: &Self) -> Result<(), Error> {
+        let features = self.features & other.features == other.features;
+        if features && self.config.len() == other.config.len() {
+            Ok(())
+        } else {
+            Err(Error::Changed)
+        }
+    }
+}
+
 /// Settles everything that does not depend on the driver.
 ///
 /// # Errors

@@ -1,7 +1,9 @@
 //! Guest memory as a back end is told of it.
 
+use std::sync::atomic::Ordering;
+
 use vhost::VhostUserMemoryRegionInfo;
-use vm_memory::{GuestMemoryBackend, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
 use super::Error;
 
@@ -9,7 +11,7 @@ use super::Error;
 /// in the table stay valid.
 pub(super) struct MemoryTable {
     regions: Vec<VhostUserMemoryRegionInfo>,
-    _memory: GuestMemoryMmap,
+    memory: GuestMemoryMmap,
 }
 
 impl MemoryTable {
@@ -23,12 +25,20 @@ impl MemoryTable {
             .map_err(Error::Memory)?;
         Ok(Self {
             regions,
-            _memory: memory.clone(),
+            memory: memory.clone(),
         })
     }
 
     pub(super) fn regions(&self) -> &[VhostUserMemoryRegionInfo] {
         &self.regions
+    }
+
+    /// How far the used ring at this guest-physical address has come (virtio 1.2, section 2.7.8: the
+    /// index follows 2 bytes of flags). Whatever it says, a back end must be able to begin there.
+    pub(super) fn used_index(&self, ring: u64) -> Option<u16> {
+        let at = GuestAddress(ring.checked_add(2)?);
+        let index: u16 = self.memory.load(at, Ordering::Acquire).ok()?;
+        Some(u16::from_le(index))
     }
 
     /// The address in this process of `len` bytes of RAM at a guest-physical address: vhost-user

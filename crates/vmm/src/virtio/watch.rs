@@ -7,8 +7,8 @@
 use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -17,9 +17,10 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use super::Error;
 use super::status::Status;
 
-/// Ends a connection from where nothing may be waited for; the watcher does the rest.
+/// Ends the connection to a device from where nothing may be waited for; the watcher does the rest.
 pub(super) struct Breaker {
-    stream: UnixStream,
+    /// A second handle to the connection of now.
+    stream: Mutex<UnixStream>,
     reason: OnceLock<Error>,
 }
 
@@ -27,24 +28,45 @@ impl Breaker {
     /// `stream` is a second handle to the connection.
     pub(super) fn new(stream: UnixStream) -> Self {
         Self {
-            stream,
+            stream: Mutex::new(stream),
             reason: OnceLock::new(),
         }
     }
 
-    /// The device has failed. The first reason counts.
+    /// The device has failed, whatever its back end. The first reason counts.
     pub(super) fn trip(&self, reason: Error) {
         let _ = self.reason.set(reason);
-        // An error means that the connection is closed already.
-        let _ = self.stream.shutdown(Shutdown::Both);
+        self.cut();
+    }
+
+    /// Why the device has failed, whatever its back end.
+    pub(super) fn reason(&self) -> Option<&Error> {
+        self.reason.get()
+    }
+
+    /// Ends the connection.
+    pub(super) fn cut(&self) {
+        // An error means that it is closed already.
+        let _ = self.lock().shutdown(Shutdown::Both);
+    }
+
+    /// Ends the connection; from now on this is about another.
+    pub(super) fn watch_over(&self, stream: UnixStream) {
+        let mut current = self.lock();
+        let _ = current.shutdown(Shutdown::Both);
+        *current = stream;
+        if self.reason.get().is_some() {
+            let _ = current.shutdown(Shutdown::Both);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, UnixStream> {
+        self.stream.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Watches one connection until it is dropped.
-pub(super) struct Watcher {
-    shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
-}
+pub(super) struct Watcher(Arc<Shared>);
 
 struct Shared {
     orders: Mutex<Orders>,
@@ -66,8 +88,9 @@ enum End {
 }
 
 impl Watcher {
-    /// Begins to watch the breaker's connection.
-    pub(super) fn start(breaker: Arc<Breaker>, status: Arc<Status>) -> Result<Self, Error> {
+    /// Begins to watch the connection to the back end of this life, of which `stream` is a second
+    /// handle.
+    pub(super) fn start(stream: UnixStream, life: u32, status: Arc<Status>) -> Result<Self, Error> {
         let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
         let wake = wake.map_err(|errno| Error::Event(errno.into()))?;
         let shared = Arc::new(Shared {
@@ -75,37 +98,31 @@ impl Watcher {
             wake,
         });
         let watched = Arc::clone(&shared);
-        let thread = thread::Builder::new()
+        thread::Builder::new()
             .name("device-watch".into())
-            .spawn(move || match watched.watch(&breaker.stream) {
-                End::HungUp => status.fail(breaker.reason.get().unwrap_or(&Error::HungUp)),
-                End::TimedOut(limit) => status.fail(&Error::TimedOut(limit)),
+            .spawn(move || match watched.watch(&stream) {
+                End::HungUp => status.fail(life, &Error::HungUp),
+                End::TimedOut(limit) => status.fail(life, &Error::TimedOut(limit)),
                 End::Stopped => {}
             })
             .map_err(Error::Thread)?;
-        Ok(Self {
-            shared,
-            thread: Some(thread),
-        })
+        Ok(Self(shared))
     }
 
     /// Runs `call`, which has until `limit` from now.
     pub(super) fn within<T>(&self, limit: Duration, call: impl FnOnce() -> T) -> T {
         let deadline = Instant::now().checked_add(limit).map(|at| (at, limit));
-        self.shared.order(|orders| orders.deadline = deadline);
+        self.0.order(|orders| orders.deadline = deadline);
         let result = call();
-        self.shared.order(|orders| orders.deadline = None);
+        self.0.order(|orders| orders.deadline = None);
         result
     }
 }
 
 impl Drop for Watcher {
+    /// The thread may be the one that drops this, so nobody waits for its end.
     fn drop(&mut self) {
-        self.shared.order(|orders| orders.stop = true);
-        if let Some(thread) = self.thread.take() {
-            // It only fails if the thread panicked, and then it is over too.
-            let _ = thread.join();
-        }
+        self.0.order(|orders| orders.stop = true);
     }
 }
 

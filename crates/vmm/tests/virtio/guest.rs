@@ -12,7 +12,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use pci::PciFunction;
 use pci::virtio::{NOTIFY_OFFSET, VirtioPci};
 use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryMmap};
-use vmm::virtio::{Limits, Report, VhostUser, vhost_user_device};
+use vmm::virtio::{Limits, Replacement, Report, VhostUser, vhost_user_device};
 use wire::vmm::{Device, Event};
 
 use crate::host::FakeHost;
@@ -27,6 +27,7 @@ pub(crate) struct Guest {
     pub(crate) host: Arc<FakeHost>,
     pub(crate) memory: GuestMemoryMmap,
     pub(crate) events: Receiver<Event>,
+    pub(crate) replacement: Arc<Replacement>,
     next: [u16; 2],
 }
 
@@ -51,11 +52,21 @@ impl Guest {
     }
 
     pub(crate) fn with_queues(socket: UnixStream, limit: Duration, queues: Vec<u16>) -> Self {
+        Self::with(socket, limit, queues, false)
+    }
+
+    /// In front of a device that may get other back ends.
+    pub(crate) fn replaceable(socket: UnixStream, limit: Duration) -> Self {
+        Self::with(socket, limit, vec![256, 128], true)
+    }
+
+    fn with(socket: UnixStream, limit: Duration, queues: Vec<u16>, replaceable: bool) -> Self {
         let device = Device {
             name: "echo".into(),
             resource: "echo".into(),
             virtio_id: 19,
             queues,
+            replaceable,
         };
         let (sender, events) = channel();
         let sender = Mutex::new(sender);
@@ -68,7 +79,7 @@ impl Guest {
             handshake: limit,
             call: limit,
         };
-        let mut function =
+        let (mut function, replacement) =
             vhost_user_device(&device, socket, &memory, &host, limits, report).unwrap();
         function.assign_bar(0, BAR);
         let mut guest = Self {
@@ -76,6 +87,7 @@ impl Guest {
             host,
             memory,
             events,
+            replacement: Arc::new(replacement),
             next: [0; 2],
         };
         guest.enable();
@@ -221,6 +233,17 @@ impl Guest {
         self.host
             .interrupt_within(vector.into(), Duration::from_millis(50))
             .is_none()
+    }
+
+    /// Which back end was lost, and why.
+    pub(crate) fn loss(&self) -> (u32, String) {
+        match self.events.recv_timeout(Duration::from_secs(5)) {
+            Ok(Event::DeviceLost { name, life, reason }) => {
+                assert_eq!(name, "echo");
+                (life, reason)
+            }
+            other => panic!("no loss: {other:?}"),
+        }
     }
 
     /// Why the device failed.

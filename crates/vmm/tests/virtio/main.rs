@@ -7,3 +7,4 @@ mod guest;
 mod host;
 mod hostile;
 mod liar;
+mod replace;
