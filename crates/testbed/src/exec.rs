@@ -10,7 +10,7 @@ use std::{
     thread,
 };
 
-use agent_client::{Child, Error as AgentError, Exec, Exit, FailureKind, Remote, Size};
+use agent_client::{Child, Client, Error as AgentError, Exec, Exit, FailureKind, Remote, Size};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 use signal_hook::{
     consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGWINCH},
@@ -95,14 +95,28 @@ impl Command {
         Ok(code(exit?))
     }
 
+    /// Sets its working directory.
+    pub fn current_dir(&mut self, directory: impl Into<PathBuf>) -> &mut Self {
+        self.cwd = directory.into();
+        self
+    }
+
     /// Runs it without input, and gathers what it writes.
     ///
     /// # Errors
     /// If the box ends first, or there is no such program in it.
     pub fn output(&self, testbed: &Testbed) -> Result<Output> {
+        self.output_from(&testbed.agent()?)
+    }
+
+    /// As [`Command::output`], in the machine of this agent.
+    ///
+    /// # Errors
+    /// If the machine ends first, or there is no such program in it.
+    pub fn output_from(&self, agent: &Client) -> Result<Output> {
         let mut exec = self.request();
         exec.attach(false, true, true);
-        let mut child = testbed.agent()?.exec(exec)?;
+        let mut child = agent.exec(exec)?;
         let readers = [child.stdout.take(), child.stderr.take()].map(|stream| {
             thread::spawn(move || {
                 let mut bytes = Vec::new();

@@ -26,6 +26,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::{
     build::identity,
+    design,
     error::{Error, Result, file, system},
     machine::{Machine, say},
     place::Place,
@@ -78,7 +79,7 @@ fn keep_locked(place: &Place, workspace: &Path, bin_dir: &Path) -> Result<()> {
     fs::create_dir_all(&cache).map_err(file("make the directory", &cache))?;
     let shares = [workspace.to_owned(), cache].into_iter();
     let shares: Vec<PathBuf> = shares.filter(|path| path.is_absolute()).collect();
-    let machine = Machine::boot(place, bin_dir, &shares)?;
+    let machine = design::boot(place, bin_dir, &shares)?;
     say(&format!("up in {} ms", machine.status.total()));
     Keeper {
         listener,

@@ -1,4 +1,4 @@
-//! The box itself: QEMU, the servers of its file systems, its vsock device.
+//! A machine under QEMU, as the box is: QEMU, the servers of its file systems, its vsock device.
 
 use std::{
     fs,
@@ -16,7 +16,7 @@ use agent_client::{Client, Exec, Exit};
 use kernel::{Cache, MACHINE_MODULES, Source};
 use rustix::io::{FdFlags, fcntl_setfd};
 use wire::{
-    agent::{READY_PORT, Ready, Root, Setup, Share, VERSION},
+    agent::{Network, READY_PORT, Ready, Root, Setup, Share, VERSION},
     frame,
 };
 
@@ -24,34 +24,38 @@ use crate::{
     build::AGENT,
     error::{Error, Result, file, system},
     launch::Vsock,
-    place::Place,
     protocol::Status,
     tools::{QEMU, SETPRIV, Tool, UNSHARE, VIRTIOFSD},
 };
 
-/// What the box needs beyond what every machine needs.
-const MODULES: &[&str] = &[
-    // The reason for the box.
-    "kvm_amd", // Network devices for the machines in it.
-    "tun",
-];
-
-/// How long the box may take to come up. Ten times what a slow host needs.
+/// How long a machine may take to come up. Ten times what a slow host needs.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// The box's memory in MiB: for the files of a few machines and their guests.
-const MEMORY: u64 = 4096;
 
 /// The tag of the host's root.
 const ROOT_TAG: &str = "root";
 
-/// What is done once in the box: tests run as ordinary users too, and there is no udev; root may
-/// limit what its machines take. The kernel itself opens /dev/net/tun to all.
-const FINISH: [&str; 3] = [
-    "/bin/sh",
-    "-c",
-    "chmod 666 /dev/kvm && echo +memory +pids +cpu >/sys/fs/cgroup/cgroup.subtree_control",
-];
+/// What a machine is made of.
+#[derive(Debug, Clone, Copy)]
+pub struct Design<'a> {
+    /// For sockets and the initramfs. Nobody else may enter it.
+    pub directory: &'a Path,
+    /// Where the product's binaries are.
+    pub bin_dir: &'a Path,
+    /// Its host name.
+    pub name: &'a str,
+    /// Its memory in MiB.
+    pub memory: u64,
+    /// What its kernel needs beyond what every machine needs.
+    pub modules: &'a [&'a str],
+    /// Directories that it sees at their own paths, and may write to.
+    pub shares: &'a [PathBuf],
+    /// What its agent makes of the network device, if it has one.
+    pub network: Option<&'a Network>,
+    /// What its kernel is told beyond what every one is.
+    pub command_line: &'a str,
+    /// What QEMU is told besides: the accelerator, further devices.
+    pub qemu: &'a [&'a str],
+}
 
 /// A Unix socket that listens, with one connection in its queue.
 #[derive(Debug)]
@@ -62,8 +66,8 @@ pub(crate) struct Listening {
 
 impl Listening {
     /// Makes one; its name is gone again when this returns.
-    fn new(place: &Place) -> Result<Self> {
-        let path = place.join("device");
+    fn new(directory: &Path) -> Result<Self> {
+        let path = directory.join("device");
         let listener = UnixListener::bind(&path).map_err(file("listen at", &path))?;
         let front_end = UnixStream::connect(&path);
         let _ = fs::remove_file(&path);
@@ -117,9 +121,10 @@ impl Drop for Part {
     }
 }
 
-/// A box that is up. Dropping it ends all its processes.
+/// A machine that is up. Dropping it ends all its processes, and so does the end of the thread that
+/// booted it.
 #[derive(Debug)]
-pub(crate) struct Machine {
+pub struct Machine {
     // In the order in which they are ended.
     qemu: Part,
     vsock: Vsock,
@@ -128,20 +133,23 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// Boots the box: the host's root, read-only below, and these directories, written through.
-    pub(crate) fn boot(place: &Place, bin_dir: &Path, shares: &[PathBuf]) -> Result<Self> {
+    /// Boots it: its root is this host's, read-only below.
+    ///
+    /// # Errors
+    /// What is missing, or what did not start.
+    pub fn boot(design: &Design<'_>) -> Result<Self> {
         let mut phases = Phases::new();
-        let (vmlinux, release, initrd) = prepare(place, bin_dir, shares)?;
+        let (vmlinux, release, initrd) = prepare(design)?;
         phases.end("prepare");
         let mut servers = Vec::new();
-        let mut qemu = qemu(&vmlinux, &initrd);
+        let mut qemu = qemu(design, &vmlinux, &initrd);
         let mut fds = Vec::new();
         let root = Path::new("/");
         let directories = [root]
             .into_iter()
-            .chain(shares.iter().map(PathBuf::as_path));
+            .chain(design.shares.iter().map(PathBuf::as_path));
         for (index, directory) in directories.enumerate() {
-            let listening = Listening::new(place)?;
+            let listening = Listening::new(design.directory)?;
             servers.push(virtiofsd(directory, &listening.listener)?);
             let tag = tag(index);
             device(
@@ -151,8 +159,8 @@ impl Machine {
             );
             fds.push(listening.front_end);
         }
-        let listening = Listening::new(place)?;
-        let vsock = Vsock::start(bin_dir, &listening)?;
+        let listening = Listening::new(design.directory)?;
+        let vsock = Vsock::start(design.bin_dir, &listening)?;
         device(&mut qemu, "vhost-user-vsock-pci", &listening.front_end);
         fds.push(listening.front_end);
         phases.end("servers");
@@ -170,8 +178,6 @@ impl Machine {
             servers,
         };
         machine.await_ready(&mut phases)?;
-        machine.finish()?;
-        phases.end("finish");
         machine.status.phases = phases.done;
         Ok(machine)
     }
@@ -187,7 +193,7 @@ impl Machine {
             .map_err(system("set a time limit"))?;
         let ready: Ready = frame::read(&stream)
             .map_err(agent_client::Error::Wire)?
-            .ok_or(Error::TimedOut("the start of the box's agent"))?;
+            .ok_or(Error::TimedOut("the start of the machine's agent"))?;
         ready.setup.map_err(Error::Setup)?;
         let (init, agent) = (
             Duration::from_micros(ready.init_at),
@@ -197,8 +203,11 @@ impl Machine {
         Ok(())
     }
 
-    /// The box's agent.
-    pub(crate) fn agent(&self) -> Result<Client> {
+    /// Its agent.
+    ///
+    /// # Errors
+    /// If there are no file descriptors left.
+    pub fn agent(&self) -> Result<Client> {
         let control = self.vsock.control().try_clone()?;
         Ok(Client::new(move |port| {
             let (ours, theirs) = UnixStream::pair()?;
@@ -209,16 +218,15 @@ impl Machine {
         }))
     }
 
-    /// Does what can only be done from inside.
-    fn finish(&self) -> Result<()> {
-        let [program, arguments @ ..] = FINISH;
+    /// Runs a command in it that must succeed.
+    pub(crate) fn finish(&self, [program, arguments @ ..]: &[&str; 3]) -> Result<()> {
         let mut exec = Exec::new(program.as_bytes());
         for argument in arguments {
             exec.arg(argument.as_bytes());
         }
         match self.agent()?.exec(exec)?.wait()? {
             Exit::Code(0) => Ok(()),
-            exit => Err(Error::Setup(format!("`{}`: {exit:?}", FINISH.join(" ")))),
+            exit => Err(Error::Setup(format!("`{program}`: {exit:?}"))),
         }
     }
 
@@ -265,32 +273,29 @@ impl Phases {
 }
 
 /// The kernel, its release, and the whole initramfs.
-fn prepare(
-    place: &Place,
-    bin_dir: &Path,
-    shares: &[PathBuf],
-) -> Result<(PathBuf, String, PathBuf)> {
+fn prepare(design: &Design<'_>) -> Result<(PathBuf, String, PathBuf)> {
     let cache = Cache::of_user()?;
     let kernel = kernel::resolve(&Source::Distribution, &cache, &mut say)?;
-    let modules = [MACHINE_MODULES, MODULES].concat();
-    let base = kernel::initramfs(&kernel, &bin_dir.join(AGENT), &modules, &cache)?;
-    let shares = shares.iter().enumerate().map(|(index, path)| Share {
+    let modules = [MACHINE_MODULES, design.modules].concat();
+    let base = kernel::initramfs(&kernel, &design.bin_dir.join(AGENT), &modules, &cache)?;
+    let shares = design.shares.iter().enumerate();
+    let shares = shares.map(|(index, path)| Share {
         tag: tag(index.saturating_add(1)),
         path: path.to_string_lossy().into_owned(),
         read_only: false,
     });
     let setup = Setup {
         version: VERSION,
-        hostname: "testbed".to_owned(),
+        hostname: design.name.to_owned(),
         root: Root::Overlay {
             tag: ROOT_TAG.to_owned(),
         },
         shares: shares.collect(),
-        network: None,
+        network: design.network.cloned(),
     };
     let mut archive = fs::read(&base).map_err(file("read", &base))?;
     archive.extend(kernel::setup_archive(&setup)?);
-    let initrd = place.join("initrd");
+    let initrd = design.directory.join("initrd");
     fs::write(&initrd, archive).map_err(file("write", &initrd))?;
     Ok((kernel.vmlinux, kernel.release, initrd))
 }
@@ -339,12 +344,10 @@ fn virtiofsd(directory: &Path, listener: &OwnedFd) -> Result<Part> {
     Part::start(VIRTIOFSD, command, &[listener])
 }
 
-fn qemu(vmlinux: &Path, initrd: &Path) -> Command {
-    let memory = MEMORY.min(host_memory() / 4);
+fn qemu(design: &Design<'_>, vmlinux: &Path, initrd: &Path) -> Command {
+    let memory = design.memory;
     let mut qemu = tied(&[], QEMU);
-    qemu.args(["-accel", "tcg", "-cpu", "EPYC-v1,+svm,+npt"])
-        // With two, guest translations of one address get mixed up with the box's own now and then.
-        .args(["-smp", "1", "-m", &format!("{memory}M")])
+    qemu.args(["-smp", "1", "-m", &format!("{memory}M")])
         .args(["-machine", "q35,memory-backend=memory,i8042=off,usb=off"])
         .arg("-object")
         .arg(format!(
@@ -352,42 +355,18 @@ fn qemu(vmlinux: &Path, initrd: &Path) -> Command {
         ))
         .args(["-nodefaults", "-no-user-config", "-no-reboot"])
         .args(["-display", "none", "-monitor", "none", "-serial", "stdio"])
+        .args(design.qemu)
         .arg("-kernel")
         .arg(vmlinux)
         .arg("-initrd")
         .arg(initrd)
-        .args(["-append", &command_line()]);
+        .arg("-append")
+        .arg(format!("{COMMAND_LINE} {}", design.command_line));
     qemu
 }
 
-/// Serial output is slow under emulation, mitigations are not needed in it, the emulated time stamp
-/// counter is the host's. A CPU that is stuck ends the box: see [`crate::Pool`].
-const COMMAND_LINE: &str = "console=ttyS0 quiet loglevel=4 mitigations=off panic=-1 \
-    softlockup_panic=1 tsc=reliable no_timer_check";
-
-/// On a busy host the kernel mismeasures the counter, by up to ten times, and with it the time of
-/// every machine in the box; so it is told.
-fn command_line() -> String {
-    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    match tsc_khz(&info) {
-        Some(khz) => format!("{COMMAND_LINE} tsc_early_khz={khz}"),
-        None => COMMAND_LINE.to_owned(),
-    }
-}
-
-/// The rate of the host's time stamp counter. "bogomips" is twice that in MHz, for a delay loop
-/// waits by the counter and takes it to count twice per loop.
-fn tsc_khz(cpuinfo: &str) -> Option<u64> {
-    let line = cpuinfo.lines().find(|line| line.starts_with("bogomips"))?;
-    let (whole, hundredths) = line.split_once(':')?.1.trim().split_once('.')?;
-    let (whole, hundredths): (u64, u64) = (whole.parse().ok()?, hundredths.parse().ok()?);
-    Some(
-        whole
-            .checked_mul(1000)?
-            .checked_add(hundredths.checked_mul(10)?)?
-            / 2,
-    )
-}
+/// Serial output is slow under emulation.
+const COMMAND_LINE: &str = "console=ttyS0 quiet loglevel=4 panic=-1 tsc=reliable no_timer_check";
 
 /// Adds a vhost-user device whose server is behind `front_end`.
 fn device(qemu: &mut Command, device: &str, front_end: &OwnedFd) {
@@ -398,27 +377,9 @@ fn device(qemu: &mut Command, device: &str, front_end: &OwnedFd) {
         .arg(format!("{device},chardev=c{fd}"));
 }
 
-/// The host's memory in MiB.
-fn host_memory() -> u64 {
-    let info = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let total = info
-        .lines()
-        .find_map(|line| line.strip_prefix("MemTotal:"))
-        .and_then(|rest| rest.split_whitespace().next()?.parse().ok());
-    total.map_or(u64::MAX, |kib: u64| kib / 1024)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_counter_s_rate_is_half_the_bogomips() {
-        let info = "processor\t: 0\nbogomips\t: 5192.25\n";
-        assert_eq!(tsc_khz(info), Some(2_596_125));
-        assert_eq!(tsc_khz("processor\t: 0\n"), None);
-        assert_eq!(tsc_khz("bogomips\t: much\n"), None);
-    }
 
     #[test]
     fn phases_tell_known_parts_from_their_own_time() {

@@ -5,6 +5,7 @@
 
 mod boot;
 mod cost;
+pub(crate) mod network;
 mod series;
 mod traffic;
 
@@ -33,9 +34,11 @@ pub(crate) enum Table {
     Traffic,
     /// Private memory of the processes of a machine, and the sizes of the binaries.
     Cost,
+    /// The network, beside QEMU's. Needs root: it makes TAP devices.
+    Network,
 }
 
-const ALL: [Table; 3] = [Table::Boot, Table::Traffic, Table::Cost];
+const ALL: [Table; 4] = [Table::Boot, Table::Traffic, Table::Cost, Table::Network];
 
 /// A kernel to measure with, and what it is called in the tables.
 #[derive(Debug)]
@@ -52,7 +55,7 @@ pub(crate) struct Plan {
     /// Only these tables.
     #[arg(value_enum)]
     tables: Vec<Table>,
-    /// Boots of each kind.
+    /// Boots of each kind, and rounds of the network's measurements.
     #[arg(long, default_value_t = 5)]
     runs: u32,
     /// How often a byte goes to the guest and back.
@@ -74,6 +77,9 @@ pub(crate) fn bench(mut plan: Plan) -> Result {
     }
     // Its rival is installed for the testbed; a host with a KVM of its own needs it here.
     setup::for_machines(true)?;
+    if plan.tables.contains(&Table::Network) {
+        setup::for_network()?;
+    }
     let place = Place::ready()?;
     if place.testbed.is_none() {
         return measure(&plan, &place.bin_dir);
@@ -92,6 +98,7 @@ impl Table {
             Self::Boot => "boot",
             Self::Traffic => "traffic",
             Self::Cost => "cost",
+            Self::Network => "network",
         }
     }
 }
@@ -103,6 +110,7 @@ fn measure(plan: &Plan, bin_dir: &Path) -> Result {
             Table::Boot => boot::print(&guests, plan.runs, bin_dir)?,
             Table::Traffic => traffic::print(bin_dir, plan.round_trips)?,
             Table::Cost => cost::print(&guests, bin_dir)?,
+            Table::Network => network::print(plan.runs, bin_dir)?,
         }
     }
     Ok(0)

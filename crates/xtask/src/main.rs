@@ -23,7 +23,7 @@ mod stages;
 mod table;
 mod testbed;
 
-use std::{error::Error as _, ffi::OsString, process::ExitCode};
+use std::{error::Error as _, ffi::OsString, net::SocketAddr, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
@@ -76,6 +76,14 @@ enum Task {
     },
     /// Measure side by side, and print the tables of docs/benchmarks.md.
     Bench(bench::Plan),
+    /// A guest's part in `bench network`.
+    #[command(hide = true)]
+    Peer {
+        /// What sends bytes back.
+        server: SocketAddr,
+        /// How long to send them.
+        seconds: u64,
+    },
     /// Build the tuned guest kernel from the distribution's source, into the cache.
     Kernel {
         /// Compile with this many processes; all CPUs by default.
@@ -106,6 +114,7 @@ fn main() -> ExitCode {
         Task::Quest { testbed } => run::quest(testbed),
         Task::Testbed { action } => testbed::act(action),
         Task::Bench(plan) => bench::bench(plan),
+        Task::Peer { server, seconds } => bench::network::peer::print_round_trip(server, seconds),
         Task::Kernel { jobs } => kernel::build(jobs),
         Task::Deps => deps::check(),
         Task::Jail { action } => jail::act(action),

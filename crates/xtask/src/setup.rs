@@ -5,6 +5,7 @@ use std::{env, fs, path::Path};
 use testbed::TARGET;
 
 use crate::{
+    bench::network,
     command::{output, program, succeed},
     error::{Error, Result},
 };
@@ -39,6 +40,14 @@ pub(crate) fn for_machines(testbed: bool) -> Result<()> {
         Ok(names) if names.trim().is_empty() && !kernel_is_cached() => update(),
         _ => Ok(()),
     }
+}
+
+/// What is needed to measure networks.
+pub(crate) fn for_network() -> Result<()> {
+    let missing = network::PACKAGES.iter();
+    let missing = missing.filter(|(program, _)| !in_path(program));
+    install(&missing.map(|(_, package)| *package).collect::<Vec<_>>())?;
+    network::fetch_server()
 }
 
 /// What is needed to build the fuzz targets: libFuzzer is written in C++.

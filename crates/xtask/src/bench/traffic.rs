@@ -64,7 +64,8 @@ fn row(machine: &Machine, name: &str, traffic: impl FnOnce() -> Result<()>) -> R
     Ok(())
 }
 
-fn difference(before: &Stats, after: &Stats) -> (u64, String) {
+/// How many exits came between, in all and by reason.
+pub(crate) fn difference(before: &Stats, after: &Stats) -> (u64, String) {
     let earlier = |reason: &String| before.exits.get(reason).copied().unwrap_or_default();
     let grown = after
         .exits
@@ -117,7 +118,8 @@ fn round_trip(machine: &Machine, number: u32) -> Result<()> {
     Ok(())
 }
 
-fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T> {
+/// A value of the library from what users write.
+pub(crate) fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T> {
     text.parse()
         .map_err(|error| measure(format!("`{text}`: {error}")))
 }

@@ -1,0 +1,274 @@
+//! The network, beside what a user would pick instead.
+//!
+//! Four machines with one kernel and one root are up at once, and every measurement is made in each
+//! of them in turn, so that what disturbs one disturbs the others. The servers are on the host, at
+//! addresses that are not loopback's: what crosses a user-mode network ends at a socket of the host,
+//! what crosses a TAP device at the host's kernel.
+
+mod host;
+pub(crate) mod peer;
+mod rival;
+
+use std::{collections::BTreeMap, path::Path};
+
+use self::{
+    host::{Directory, Host},
+    rival::Rival,
+};
+use super::traffic::difference;
+use crate::error::{Error, Result};
+
+pub(crate) use host::fetch_server;
+
+/// The packages whose programs run in the guests and on the host.
+pub(crate) const PACKAGES: [(&str, &str); 3] =
+    [("iperf3", "iperf3"), ("wrk", "wrk"), ("ip", "iproute2")];
+
+/// How long a number is measured, for programs' command lines.
+const SECONDS: &str = "3";
+
+/// The ports of the host's servers.
+const IPERF: u16 = 5201;
+const HTTP: u16 = 8080;
+const ECHO: u16 = 7;
+
+/// What is measured.
+#[derive(Debug, Clone, Copy)]
+struct Measure {
+    name: &'static str,
+    unit: &'static str,
+    /// Gets the number from a machine.
+    take: fn(&Rival) -> Result<f64>,
+}
+
+const MEASURES: [Measure; 5] = [
+    Measure {
+        name: "TCP, guest to host",
+        unit: "Mb/s",
+        take: |rival| bulk(rival, &[]),
+    },
+    Measure {
+        name: "TCP, host to guest",
+        unit: "Mb/s",
+        take: |rival| bulk(rival, &["--reverse"]),
+    },
+    Measure {
+        name: "a byte there and back",
+        unit: "µs",
+        take: round_trip,
+    },
+    Measure {
+        name: "HTTP, connections kept",
+        unit: "requests/s",
+        take: |rival| requests(rival, &[]),
+    },
+    Measure {
+        name: "HTTP, a connection each",
+        unit: "requests/s",
+        take: |rival| requests(rival, &["--header", "Connection: close"]),
+    },
+];
+
+/// Numbers that should be equal.
+#[derive(Debug, Default, Clone)]
+struct Numbers(Vec<f64>);
+
+impl Numbers {
+    fn add(&mut self, number: f64) {
+        self.0.push(number);
+        self.0.sort_unstable_by(f64::total_cmp);
+    }
+
+    /// The middle one, the upper of two; zero if there is none.
+    fn median(&self) -> f64 {
+        self.0.get(self.0.len() / 2).copied().unwrap_or_default()
+    }
+
+    /// `median (least .. greatest)`.
+    fn show(&self) -> String {
+        let ends = self.0.first().zip(self.0.last());
+        let (least, greatest) = ends.unwrap_or((&0.0, &0.0));
+        format!("{:.0} ({least:.0} .. {greatest:.0})", self.median())
+    }
+}
+
+/// Of each rival, in [`MEASURES`]' order: its numbers, and exits to its VMM if it is ours.
+#[derive(Debug, Default)]
+struct Results {
+    numbers: Vec<Numbers>,
+    exits: Vec<u64>,
+}
+
+/// Prints the tables.
+pub(crate) fn print(runs: u32, bin_dir: &Path) -> Result<()> {
+    let directory = Directory::new()?;
+    let host = Host::start(&directory)?;
+    let rivals = rival::start(bin_dir, &directory, &host)?;
+    let mut results: Vec<Results> = rivals.iter().map(|_| Results::new()).collect();
+    // The first round warms the caches.
+    for round in 0..=runs {
+        for (index, measure) in MEASURES.iter().enumerate() {
+            for (rival, result) in rivals.iter().zip(&mut results) {
+                let before = rival.stats()?;
+                let number = (measure.take)(rival)?;
+                let exits = before
+                    .zip(rival.stats()?)
+                    .map(|(b, a)| difference(&b, &a).0);
+                if round > 0 {
+                    result.add(index, number, exits);
+                }
+            }
+        }
+    }
+    println!("The network, 1 vCPU, median of {runs} (range)\n");
+    for pair in [0, 2] {
+        print_pair(&rivals, &results, pair);
+    }
+    print_exits(&rivals, &results, runs);
+    drop(rivals);
+    Ok(())
+}
+
+impl Results {
+    fn new() -> Self {
+        Self {
+            numbers: vec![Numbers::default(); MEASURES.len()],
+            exits: vec![0; MEASURES.len()],
+        }
+    }
+
+    fn add(&mut self, index: usize, number: f64, exits: Option<u64>) {
+        if let Some(numbers) = self.numbers.get_mut(index) {
+            numbers.add(number);
+        }
+        if let Some(sum) = self.exits.get_mut(index) {
+            *sum = sum.saturating_add(exits.unwrap_or_default());
+        }
+    }
+}
+
+/// A rival of another VMM and, behind it, ours.
+fn print_pair(rivals: &[Rival], results: &[Results], first: usize) {
+    let both = |index: usize| rivals.get(index).zip(results.get(index));
+    let (Some((other, theirs)), Some((own, ours))) = (both(first), both(first + 1)) else {
+        return;
+    };
+    println!(
+        "| | {} | {} | ratio |\n|---|---|---|---|",
+        other.name, own.name
+    );
+    let numbers = theirs.numbers.iter().zip(&ours.numbers);
+    for (measure, (theirs, ours)) in MEASURES.iter().zip(numbers) {
+        println!(
+            "| {}, {} | {} | {} | {:.2} |",
+            measure.name,
+            measure.unit,
+            theirs.show(),
+            ours.show(),
+            ours.median() / theirs.median(),
+        );
+    }
+    println!();
+}
+
+fn print_exits(rivals: &[Rival], results: &[Results], runs: u32) {
+    println!("Exits to the VMM during all {runs}\n");
+    let ours = || {
+        rivals
+            .iter()
+            .zip(results)
+            .filter(|(rival, _)| rival.is_ours())
+    };
+    let names: Vec<_> = ours().map(|(rival, _)| rival.name).collect();
+    println!("| | {} |", names.join(" | "));
+    println!("|---|{}", "---|".repeat(names.len()));
+    for (index, measure) in MEASURES.iter().enumerate() {
+        let counts = ours().map(|(_, result)| result.exits.get(index).copied());
+        let counts: Vec<_> = counts.map(|c| c.unwrap_or_default().to_string()).collect();
+        println!("| {} | {} |", measure.name, counts.join(" | "));
+    }
+    println!();
+}
+
+/// One stream of TCP.
+fn bulk(rival: &Rival, more: &[&str]) -> Result<f64> {
+    let (host, port) = (rival.host.to_string(), IPERF.to_string());
+    let arguments = [
+        "iperf3", "--client", &host, "--port", &port, "--time", SECONDS,
+    ];
+    let said = rival.run(&[&arguments[..], &["--json"], more].concat())?;
+    let bits = serde_json::from_str(&said).ok().and_then(|report: Report| {
+        let sum = report.end.get("sum_received")?;
+        sum.get("bits_per_second")?.as_f64()
+    });
+    Ok(bits.ok_or_else(|| rival.failed(&said))? / 1e6)
+}
+
+/// The part of iperf3's report that is looked at.
+#[derive(serde::Deserialize)]
+struct Report {
+    end: BTreeMap<String, serde_json::Value>,
+}
+
+fn round_trip(rival: &Rival) -> Result<f64> {
+    let server = format!("{}:{ECHO}", rival.host);
+    let said = rival.run(&[&rival.peer, "peer", &server, SECONDS])?;
+    said.trim().parse().map_err(|_| rival.failed(&said))
+}
+
+/// Eight connections at a time.
+fn requests(rival: &Rival, more: &[&str]) -> Result<f64> {
+    let url = format!("http://{}:{HTTP}/", rival.host);
+    let arguments = [
+        "wrk",
+        "--threads",
+        "1",
+        "--connections",
+        "8",
+        "--duration",
+        SECONDS,
+    ];
+    let said = rival.run(&[&arguments[..], more, &[&url]].concat())?;
+    requests_in(&said).ok_or_else(|| rival.failed(&said))
+}
+
+/// What wrk counted; none if some requests failed.
+fn requests_in(said: &str) -> Option<f64> {
+    if said.contains("Socket errors") || said.contains("Non-2xx") {
+        return None;
+    }
+    let line = said
+        .lines()
+        .find_map(|line| line.strip_prefix("Requests/sec:"));
+    line?.trim().parse().ok()
+}
+
+/// That something of this name did not give a number, and what it said.
+fn failed(what: &str, said: &str) -> Error {
+    Error::Measure {
+        what: what.to_owned(),
+        why: said.trim().to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_ignores_one_that_is_out_of_line() {
+        let mut numbers = Numbers::default();
+        for number in [30.0, 10.0, 1000.0, 20.0, 25.0] {
+            numbers.add(number);
+        }
+        assert_eq!(numbers.show(), "25 (10 .. 1000)");
+    }
+
+    #[test]
+    fn requests_that_failed_are_no_measurement() {
+        let said = "  120 requests in 3.00s\nRequests/sec:     40.25\nTransfer/sec: 3KB\n";
+        assert_eq!(requests_in(said), Some(40.25));
+        let errors = "  Socket errors: connect 0, read 2, write 0, timeout 0\n";
+        assert_eq!(requests_in(&format!("{errors}{said}")), None);
+    }
+}
