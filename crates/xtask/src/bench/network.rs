@@ -25,7 +25,7 @@ pub(crate) const PACKAGES: [(&str, &str); 3] =
     [("iperf3", "iperf3"), ("wrk", "wrk"), ("ip", "iproute2")];
 
 /// How long a number is measured, for programs' command lines.
-const SECONDS: &str = "3";
+const SECONDS: &str = "2";
 
 /// The ports of the host's servers.
 const IPERF: u16 = 5201;
@@ -111,6 +111,10 @@ pub(crate) fn print(runs: u32, bin_dir: &Path) -> Result<()> {
             for (rival, result) in rivals.iter().zip(&mut results) {
                 let before = rival.stats()?;
                 let number = (measure.take)(rival)?;
+                eprintln!(
+                    "round {round}: {}, {}: {number:.0} {}",
+                    rival.name, measure.name, measure.unit
+                );
                 let exits = before
                     .zip(rival.stats()?)
                     .map(|(b, a)| difference(&b, &a).0);

@@ -59,6 +59,7 @@ pub(super) fn start(bin_dir: &Path, directory: &Directory, _host: &Host) -> Resu
         kind,
     };
     let qemu = |name: &str, netdev: &str, network: &Network| {
+        eprintln!("starting QEMU, {name}");
         let place = directory.0.join(name);
         make_private(&place)?;
         start_qemu(bin_dir, &place, netdev, network)
@@ -79,6 +80,7 @@ pub(super) fn start(bin_dir: &Path, directory: &Directory, _host: &Host) -> Resu
 }
 
 fn start_ours(bin_dir: &Path, network: &str) -> Result<Kind> {
+    eprintln!("starting crumble, {network}");
     let builder = Machine::builder(traffic::parse("host")?)
         .memory(traffic::parse(&format!("{MEMORY}M"))?)
         .network(traffic::parse(network)?)
