@@ -16,7 +16,7 @@ use spec::Link;
 use supervisor::{Device, Dialer, Uplink};
 use wire::{
     agent,
-    net::{Addresses, Backend, Config, DialerConfig},
+    net::{Addresses, Backend, Config, DialerConfig, MAX_PAIRS},
 };
 
 use crate::{Error, MachineSpec, Network};
@@ -72,7 +72,11 @@ fn connect_user(
     let mac = random_mac()?;
     let mtu = user.link.mtu.unwrap_or(Link::MTU_MAX);
     let guest = guest::of_user(mac, mtu, &addresses);
-    let config = config(mac, mtu, Backend::User(addresses), user.link);
+    let config = Config {
+        // One for each vCPU, as the guest's driver wants them.
+        pairs: u16::from(spec.cpus.get()).min(MAX_PAIRS),
+        ..config(mac, mtu, Backend::User(addresses), user.link)
+    };
     let dialer = Dialer {
         config: DialerConfig {
             egress: host::egress(user),
@@ -107,6 +111,7 @@ fn config(mac: [u8; 6], mtu: u16, backend: Backend, link: Link) -> Config {
     Config {
         mac,
         mtu,
+        pairs: 1,
         backend,
         sending: rate,
         receiving: rate,

@@ -8,17 +8,18 @@
 mod guest;
 
 use std::io::Read;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use dev_net::header::{Header, Segments, feature};
 use guest::frames::{
-    GUEST, ROUTER, checksum, ethernet, ipv4, pseudo, read_ipv4, udp, udp_datagram,
+    GUEST, ROUTER, checksum, ethernet, ipv4, pseudo, read_ipv4, tcp, udp, udp_datagram,
 };
-use guest::{ALL, Guest, Host, MAC, config, dialer};
+use guest::{ALL, Guest, Host, MAC, PATIENCE, config, dialer};
 use nix::sys::socket::{MsgFlags, recv, send};
-use wire::net::{Datagram, Kind, Rate};
+use vq_driver::{Buffer, Driver, Setup};
+use wire::net::{Config, Datagram, Kind, Rate};
 
 const REMOTE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const HOST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 3);
@@ -355,6 +356,86 @@ fn the_control_queue_takes_modes_and_an_address() {
     guest.send(&no_header(), &udp(5000, SocketAddrV4::new(ROUTER, 9), b"x"));
     let (_, frame) = guest.receive();
     assert_eq!(frame[..6], mac);
+}
+
+/// A guest with two pairs of queues: its driver, and a receive buffer in each pair.
+fn two_pairs(features: u64) -> (Host, Driver, [u64; 2]) {
+    let host = Host::start(Config {
+        pairs: 2,
+        ..config(1500)
+    });
+    let setup = Setup {
+        queues: &[64, 64, 64, 64, 16],
+        features,
+        ..Setup::default()
+    };
+    let mut driver = Driver::start(host.socket.try_clone().unwrap(), &setup).unwrap();
+    let buffers = [0, 2].map(|index: usize| {
+        let address = driver.memory.allocate(4096).unwrap();
+        let queue = &mut driver.queues[index];
+        queue.add(&[Buffer::writable(address, 4096)]).unwrap();
+        queue.kick().unwrap();
+        address
+    });
+    (host, driver, buffers)
+}
+
+/// Sends a command by this queue; the answer.
+fn command(driver: &mut Driver, queue: usize, command: &[u8]) -> u8 {
+    let address = driver.memory.allocate(64).unwrap();
+    driver.memory.write(address, command).unwrap();
+    let length = command.len() as u32;
+    let answer = address + u64::from(length);
+    let queue = &mut driver.queues[queue];
+    let buffers = [
+        Buffer::readable(address, length),
+        Buffer::writable(answer, 1),
+    ];
+    queue.add(&buffers).unwrap();
+    queue.kick().unwrap();
+    queue.wait(PATIENCE).unwrap();
+    let mut byte = [0xff];
+    driver.memory.read(answer, &mut byte).unwrap();
+    byte[0]
+}
+
+fn transmit(driver: &mut Driver, queue: usize, frame: &[u8]) {
+    let bytes = [&no_header().encode()[..], frame].concat();
+    let address = driver.memory.allocate(bytes.len()).unwrap();
+    driver.memory.write(address, &bytes).unwrap();
+    let queue = &mut driver.queues[queue];
+    queue
+        .add(&[Buffer::readable(address, bytes.len() as u32)])
+        .unwrap();
+    queue.kick().unwrap();
+}
+
+#[test]
+fn a_connection_is_answered_by_the_pair_that_it_uses() {
+    let (host, mut driver, _) = two_pairs(ALL | feature::MQ);
+    assert_eq!(driver.frontend.queue_count().unwrap(), 5);
+    assert_eq!(driver.frontend.config(8, 2).unwrap(), [2, 0]);
+    dialer::serve(&host);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let to = SocketAddrV4::new(HOST, listener.local_addr().unwrap().port());
+    let syn = |port| tcp(port, to, 1, 0, 2, b"");
+    // The second pair is not in use yet, and what comes by it is left there.
+    transmit(&mut driver, 3, &syn(1000));
+    assert_eq!(command(&mut driver, 4, &[4, 0, 3, 0]), 1);
+    assert_eq!(command(&mut driver, 4, &[4, 0, 2, 0]), 0);
+    driver.queues[3].kick_anyway().unwrap();
+    assert!(driver.queues[2].wait(PATIENCE).unwrap().written > 0);
+    assert!(driver.queues[0].used().unwrap().is_none());
+    transmit(&mut driver, 1, &syn(1001));
+    assert!(driver.queues[0].wait(PATIENCE).unwrap().written > 0);
+}
+
+#[test]
+fn without_several_pairs_the_third_queue_is_the_control_queue() {
+    let (_host, mut driver, _) = two_pairs(ALL);
+    // The buffer that was put there is no command.
+    assert_eq!(driver.queues[2].wait(PATIENCE).unwrap().written, 1);
+    assert_eq!(command(&mut driver, 2, &[0, 0, 1]), 0);
 }
 
 #[test]

@@ -406,8 +406,8 @@ fn finish(queue: &mut Queue<'_>, chain: &Chain, result: io::Result<()>, writer: 
 }
 
 impl Device for Vsock {
-    fn queue_sizes(&self) -> &'static [u16] {
-        &QUEUE_SIZES
+    fn queue_sizes(&self) -> Vec<u16> {
+        QUEUE_SIZES.to_vec()
     }
 
     fn config(&self) -> Vec<u8> {

@@ -316,6 +316,8 @@ impl User {
 
     /// Delivers datagrams from the dialer.
     fn deliver(&mut self, receive: &mut Receive<'_, '_>) -> Result<Pass, NoBuffers> {
+        // What is of no connection comes by the first pair.
+        receive.select(0);
         for _ in 0..DATAGRAMS {
             // What is received must be sent: without room it stays where it is.
             self.outbox.flush(receive)?;
@@ -444,7 +446,8 @@ impl Backend for User {
         self.link.guest = mac;
     }
 
-    fn transmit(&mut self, mut packet: Buffers<'_>, now: Instant) {
+    fn transmit(&mut self, mut packet: Buffers<'_>, pair: u16, now: Instant) {
+        self.transport.pair = pair;
         let mut header = [0; Header::SIZE];
         if packet.peek(&mut header) < Header::SIZE {
             return;
@@ -492,6 +495,7 @@ impl Backend for User {
         let delivered = self.deliver(receive).and_then(|datagrams| {
             let (transport, mut parts) = self.split(now);
             let streams = transport.speak(&mut parts, receive)?;
+            receive.select(0);
             self.outbox.flush(receive)?;
             let both = datagrams == Pass::Finished && streams == Pass::Finished;
             Ok(if both {

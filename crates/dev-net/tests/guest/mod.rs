@@ -58,6 +58,7 @@ pub fn config(mtu: u16) -> Config {
     Config {
         mac: MAC,
         mtu,
+        pairs: 1,
         backend: Backend::User(Addresses::default()),
         sending: None,
         receiving: None,

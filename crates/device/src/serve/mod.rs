@@ -56,7 +56,7 @@ pub trait Device: Send + 'static {
     }
 
     /// The largest size of each queue. The length is the number of queues.
-    fn queue_sizes(&self) -> &'static [u16];
+    fn queue_sizes(&self) -> Vec<u16>;
 
     /// The configuration space.
     fn config(&self) -> Vec<u8>;

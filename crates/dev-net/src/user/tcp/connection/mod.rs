@@ -92,6 +92,8 @@ pub(crate) struct Connection {
     pub(crate) timed: bool,
     /// Tells it from others that had its slot.
     pub(crate) generation: u32,
+    /// The pair of queues by which the guest sends.
+    pub(crate) pair: u16,
     /// When the guest or the host did something last.
     pub(crate) active: Instant,
     /// Bytes to keep in each direction.
@@ -148,6 +150,7 @@ impl Connection {
             deadline: None,
             timed: false,
             generation: 0,
+            pair: 0,
             active: now,
             limit,
             moved: 0,
