@@ -18,7 +18,7 @@ pub(crate) enum Command {
     Filter,
     /// The guest has another hardware address.
     Mac(Mac),
-    /// The guest uses so many pairs of queues.
+    /// The guest means to use so many pairs of queues.
     Pairs(u16),
 }
 

@@ -42,8 +42,6 @@ pub struct Net {
     config: Config,
     backend: Box<dyn Backend>,
     features: u64,
-    /// Pairs of queues that the guest uses.
-    pairs: u16,
     sending: Bucket,
     receiving: Bucket,
     pcap: Option<Pcap>,
@@ -65,7 +63,6 @@ impl Net {
             config,
             backend,
             features: 0,
-            pairs: 1,
             sending: Bucket::new(sending, now),
             receiving: Bucket::new(receiving, now),
             pcap,
@@ -81,10 +78,10 @@ impl Net {
         usize::from(pairs).saturating_mul(2)
     }
 
-    /// Takes packets from all transmit queues that the guest uses.
+    /// Takes packets from all transmit queues.
     fn transmit_all(&mut self, queues: &mut [Queue<'_>], now: Instant) -> Pass {
         let mut pass = Pass::Finished;
-        for pair in 0..self.pairs {
+        for pair in 0..self.config.pairs() {
             if self.transmit(queues, pair, now) == Pass::Unfinished {
                 pass = Pass::Unfinished;
             }
@@ -130,7 +127,7 @@ impl Net {
         let Some(memory) = queues.first().map(|queue| queue.memory()) else {
             return Pass::Finished;
         };
-        let (features, pairs, pcap) = (self.features, self.pairs, self.pcap.as_mut());
+        let (features, pairs, pcap) = (self.features, self.config.pairs(), self.pcap.as_mut());
         let bucket = &mut self.receiving;
         match Receive::new(queues, pairs, &memory, features, bucket, pcap) {
             Some(mut receive) => self.backend.receive(&mut receive, now),
@@ -154,8 +151,9 @@ impl Net {
                     Answer::Ok
                 }
                 Some(Command::Filter) => Answer::Ok,
+                // Whatever pair the guest sends by is the one that it uses: nothing need be kept,
+                // and so a device that takes another's place misses nothing.
                 Some(Command::Pairs(pairs)) if (1..=self.config.pairs()).contains(&pairs) => {
-                    self.pairs = pairs;
                     Answer::Ok
                 }
                 Some(Command::Pairs(_)) => Answer::Error,
@@ -238,7 +236,6 @@ impl Device for Net {
     }
 
     fn reset(&mut self) {
-        self.pairs = 1;
         self.backend.set_mac(self.config.mac());
         self.backend.reset();
     }
@@ -266,7 +263,7 @@ impl Device for Net {
             Event::Queue(index) => {
                 if let Ok(pair) = u16::try_from(index >> 1)
                     && index & 1 == 1
-                    && pair < self.pairs
+                    && pair < self.config.pairs()
                 {
                     unfinished = self.transmit(queues, pair, now) == Pass::Unfinished;
                 }

@@ -79,7 +79,7 @@ impl Outgoing<'_> {
 pub(crate) struct Receive<'d, 'q> {
     /// The first pair's; there is always one.
     first: &'d mut Queue<'q>,
-    /// Those of the other pairs that the guest uses.
+    /// Those of the other pairs.
     others: SmallVec<[&'d mut Queue<'q>; 7]>,
     /// Which of all is used.
     pair: usize,
@@ -94,8 +94,7 @@ pub(crate) struct Receive<'d, 'q> {
 type Taken<'m> = SmallVec<[(Chain, Buffers<'m>); 20]>;
 
 impl<'d, 'q> Receive<'d, 'q> {
-    /// `queues` are the device's, of which those of the first `pairs` pairs are used; `None` if
-    /// there are none.
+    /// `queues` are the device's, which begin with `pairs` pairs; `None` if there are none.
     pub(crate) fn new(
         queues: &'d mut [Queue<'q>],
         pairs: u16,
@@ -116,8 +115,8 @@ impl<'d, 'q> Receive<'d, 'q> {
         })
     }
 
-    /// The next packets go to the receive queue of this pair, or of the first if the guest does
-    /// not use it.
+    /// The next packets go to the receive queue of this pair, or of the first if the guest has not
+    /// started it.
     pub(crate) fn select(&mut self, pair: u16) {
         let other = usize::from(pair).checked_sub(1);
         let queue = other.and_then(|other| self.others.get(other));

@@ -8,8 +8,8 @@
 mod guest;
 
 use std::io::Read;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, UdpSocket};
-use std::os::fd::AsRawFd;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
 use dev_net::header::{Header, Segments, feature};
@@ -19,7 +19,7 @@ use guest::frames::{
 use guest::{ALL, Guest, Host, MAC, PATIENCE, config, dialer};
 use nix::sys::socket::{MsgFlags, recv, send};
 use vq_driver::{Buffer, Driver, Setup};
-use wire::net::{Config, Datagram, Kind, Rate};
+use wire::net::{Config, Datagram, Kind, Rate, Tell};
 
 const REMOTE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const HOST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 3);
@@ -347,13 +347,21 @@ fn a_datagram_of_loopback_comes_from_the_hosts_address() {
 
 #[test]
 fn the_control_queue_takes_modes_and_an_address() {
-    let (_host, mut guest) = start(1500, ALL);
+    let (host, mut guest) = start(1500, ALL);
     assert_eq!(guest.command(&[0, 0, 1]), 0);
     assert_eq!(guest.command(&[0, 9, 1]), 1);
     assert_eq!(guest.command(&[1, 1, 1, 0, 0, 0, 0, 1]), 1);
     let mac = [2, 9, 9, 9, 9, 9];
     assert_eq!(guest.command(&[&[1, 1][..], &mac].concat()), 0);
-    guest.send(&no_header(), &udp(5000, SocketAddrV4::new(ROUTER, 9), b"x"));
+    tell(
+        &host,
+        &Datagram {
+            guest: SocketAddr::new(GUEST.into(), 5000),
+            remote: SocketAddr::new(REMOTE.into(), 4000),
+            kind: Kind::Udp,
+            payload: b"x",
+        },
+    );
     let (_, frame) = guest.receive();
     assert_eq!(frame[..6], mac);
 }
@@ -419,11 +427,9 @@ fn a_connection_is_answered_by_the_pair_that_it_uses() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let to = SocketAddrV4::new(HOST, listener.local_addr().unwrap().port());
     let syn = |port| tcp(port, to, 1, 0, 2, b"");
-    // The second pair is not in use yet, and what comes by it is left there.
-    transmit(&mut driver, 3, &syn(1000));
     assert_eq!(command(&mut driver, 4, &[4, 0, 3, 0]), 1);
     assert_eq!(command(&mut driver, 4, &[4, 0, 2, 0]), 0);
-    driver.queues[3].kick_anyway().unwrap();
+    transmit(&mut driver, 3, &syn(1000));
     assert!(driver.queues[2].wait(PATIENCE).unwrap().written > 0);
     assert!(driver.queues[0].used().unwrap().is_none());
     transmit(&mut driver, 1, &syn(1001));
@@ -436,6 +442,42 @@ fn without_several_pairs_the_third_queue_is_the_control_queue() {
     // The buffer that was put there is no command.
     assert_eq!(driver.queues[2].wait(PATIENCE).unwrap().written, 1);
     assert_eq!(command(&mut driver, 2, &[0, 0, 1]), 0);
+}
+
+#[test]
+fn a_device_that_takes_the_place_of_another_goes_on_where_that_was() {
+    let (first, mut guest) = start(1500, ALL);
+    let to = SocketAddrV4::new(ROUTER, 9);
+    for _ in 0..300 {
+        guest.send(&no_header(), &udp(5000, to, b"x"));
+        guest.receive();
+    }
+    drop(first);
+    // What the guest sends while there is nobody is not lost.
+    guest.send(&no_header(), &udp(5001, to, b"x"));
+    let second = Host::start(config(1500));
+    // Somebody connects before the queues are started.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (accepted, peer) = listener.accept().unwrap();
+    let tell = Tell::Accepted { port: 80, peer };
+    second.streams.send(&tell, &[accepted.as_fd()]).unwrap();
+    guest.moves_to(&second);
+    let mut protocols = [guest.receive(), guest.receive()].map(|(_, frame)| frame[23]);
+    protocols.sort_unstable();
+    // The refusal of the datagram, and the SYN.
+    assert_eq!(protocols, [1, 6]);
+}
+
+#[test]
+fn the_guest_is_sent_to_by_the_address_that_it_sends_from() {
+    let (_host, mut guest) = start(1500, ALL);
+    let mut frame = udp(5000, SocketAddrV4::new(ROUTER, 9), b"x");
+    let mac = [2, 7, 7, 7, 7, 7];
+    frame[6..12].copy_from_slice(&mac);
+    guest.send(&no_header(), &frame);
+    let (_, answer) = guest.receive();
+    assert_eq!(answer[..6], mac);
 }
 
 #[test]

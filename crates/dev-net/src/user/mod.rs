@@ -77,6 +77,15 @@ impl User {
         })
     }
 
+    /// The guest may have another hardware address than it began with, and another device may have
+    /// been told so.
+    fn note_mac(&mut self, head: &[u8], ip: &Ip) {
+        let own = addresses::guest(&self.addresses, ip.source) == Some(ip.source);
+        if own && let Some(mac) = head.get(6..).and_then(<[u8]>::first_chunk) {
+            self.link.guest = *mac;
+        }
+    }
+
     fn take_ip(
         &mut self,
         header: &Header,
@@ -468,7 +477,10 @@ impl Backend for User {
                     self.outbox.raw(reply);
                 }
             }
-            Some(Content::Ip(ip)) => self.take_ip(&header, head, ip, packet, now),
+            Some(Content::Ip(ip)) => {
+                self.note_mac(head, &ip);
+                self.take_ip(&header, head, ip, packet, now);
+            }
         }
     }
 
