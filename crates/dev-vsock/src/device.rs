@@ -506,6 +506,6 @@ mod tests {
         let connection = device.table.get_mut(slot).unwrap();
         assert!(connection.is_gone());
         connection.deliver(b"y").unwrap();
-        assert!(connection.has_something_to_say());
+        assert!(connection.is_due());
     }
 }

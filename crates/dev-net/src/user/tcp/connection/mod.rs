@@ -84,8 +84,6 @@ pub(crate) struct Connection {
     pub(crate) key: Key,
     phase: Phase,
     stream: Option<TcpStream>,
-    /// In the list of connections that have something to say.
-    pub(crate) listed: bool,
     /// When something is to be done without an event.
     pub(crate) deadline: Option<Instant>,
     /// The deadline is in the queue of timers, or an earlier one.
@@ -146,7 +144,6 @@ impl Connection {
             key,
             phase,
             stream: None,
-            listed: false,
             deadline: None,
             timed: false,
             generation: 0,
@@ -344,7 +341,7 @@ impl Connection {
     }
 
     /// Whether [`Connection::say`] would yield something.
-    pub(crate) fn has_something_to_say(&self) -> bool {
+    pub(crate) fn is_due(&self) -> bool {
         self.lost
             || self.syn_due
             || self.ack_due
