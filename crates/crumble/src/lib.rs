@@ -28,6 +28,9 @@ pub use error::Error;
 pub use machine::{Builder, Machine};
 pub use net::Listener;
 pub use network::Published;
+/// The network of a machine that does not run: for tests that are the guest themselves.
+#[doc(hidden)]
+pub use network::{Connected, connect, tap::open as open_tap};
 pub use spec::{
     Cpus, Hostname, Image, Link, MachineSpec, Memory, Network, Publish, Rate, Rule, Share, Tap,
     User,

@@ -30,22 +30,22 @@ const TAP_MTU: u16 = 1500;
 
 /// A machine's network.
 #[derive(Default)]
-pub(crate) struct Connected {
+pub struct Connected {
     /// What the guest sets up.
-    pub(crate) guest: Option<agent::Network>,
+    pub guest: Option<agent::Network>,
     /// The device.
-    pub(crate) device: Option<Device>,
+    pub device: Option<Device>,
     /// The ports that lead to the guest.
-    pub(crate) published: Vec<Published>,
+    pub published: Vec<Published>,
     /// What the caller should know, a sentence each.
-    pub(crate) warnings: Vec<String>,
+    pub warnings: Vec<String>,
 }
 
 /// Opens what the machine's network is made from. `pcap` is where packets are written as well.
 ///
 /// # Errors
 /// Which port, TAP device or file cannot be had.
-pub(crate) fn connect(spec: &MachineSpec, pcap: Option<OwnedFd>) -> Result<Connected, Error> {
+pub fn connect(spec: &MachineSpec, pcap: Option<OwnedFd>) -> Result<Connected, Error> {
     spec.check()?;
     match &spec.network {
         Network::None if pcap.is_some() => Err(Error::NothingToRecord),

@@ -41,6 +41,17 @@ pub(crate) fn for_machines(testbed: bool) -> Result<()> {
     }
 }
 
+/// What is needed to test the network with real programs. Those tests take root.
+pub(crate) fn for_network() -> Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let programs = tests::NETWORK_PROGRAMS.iter();
+    let missing = programs.filter(|(program, _)| !in_path(program));
+    let packages: Vec<_> = missing.map(|(_, package)| *package).collect();
+    install(&packages)
+}
+
 /// What is needed to build the fuzz targets: libFuzzer is written in C++.
 pub(crate) fn for_fuzzing() -> Result<()> {
     install(if in_path("c++") { &[] } else { &["g++"] })

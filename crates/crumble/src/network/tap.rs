@@ -25,7 +25,7 @@ const HEADER: libc::c_int = 12;
 ///
 /// # Errors
 /// [`Error::Tap`], with what would mend it.
-pub(crate) fn open(name: &str) -> Result<OwnedFd, Error> {
+pub fn open(name: &str) -> Result<OwnedFd, Error> {
     let failed = |hint: fn(Errno, &str) -> String| {
         move |source: io::Error| {
             let errno = source
