@@ -21,6 +21,7 @@ mod machine;
 mod net;
 mod network;
 mod stdio;
+pub mod tap;
 
 pub use agent_client::{Error as AgentError, FailureKind, Remote, Size};
 pub use command::{Child, Command, ExitStatus, Output};
@@ -29,8 +30,8 @@ pub use machine::{Builder, Machine};
 pub use net::Listener;
 pub use network::Published;
 pub use spec::{
-    Cpus, Hostname, Image, Link, MachineSpec, Memory, Network, Publish, Rate, Rule, Share, Tap,
-    User,
+    Cpus, Hostname, Image, Interface, InterfaceAddress, Link, MachineSpec, Memory, Network,
+    Publish, Rate, Rule, Share, Tap, User,
 };
 pub use stdio::Stdio;
 pub use supervisor::{ProcessInfo, Timings};

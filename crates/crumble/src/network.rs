@@ -2,6 +2,8 @@
 
 mod guest;
 mod host;
+#[cfg(test)]
+pub(crate) mod namespace;
 mod publish;
 pub(crate) mod resolver;
 pub(crate) mod tap;
@@ -119,7 +121,7 @@ fn too_long(error: wire::Error) -> Error {
 
 /// A hardware address that nobody was given: unicast and locally administered (IEEE 802, section
 /// 8.2.2), the rest by chance.
-fn random_mac() -> Result<[u8; 6], Error> {
+pub(crate) fn random_mac() -> Result<[u8; 6], Error> {
     const SOURCE: &str = "/dev/urandom";
     let mut mac = [0; 6];
     let read = File::open(SOURCE).and_then(|mut source| source.read_exact(&mut mac));
