@@ -4,7 +4,7 @@ use std::{env, process::ExitCode};
 
 use crumble::{
     InterfaceAddress,
-    tap::{self, Existing, Joined, State},
+    tap::{self, Existing, Joined, NewTap, State},
 };
 use nix::unistd::{User, geteuid};
 
@@ -30,7 +30,7 @@ fn create(options: &Create) -> Result<Result<(), crumble::Error>, Failure> {
         Some(bridge) => Joined::Bridge(bridge.clone()),
         None => Joined::Host(options.addresses.clone()),
     };
-    Ok(tap::create(&tap::Tap {
+    Ok(tap::create(&NewTap {
         name: options.name.clone(),
         owner: owner(options.user.as_deref())?,
         joined,

@@ -159,3 +159,19 @@ fn networks_that_make_no_sense_are_usage_errors() {
         fails(&output, 2, &[word]);
     }
 }
+
+#[test]
+fn ports_that_cannot_be_led_anywhere_are_named_before_anything_is_looked_for() {
+    for (options, word) in [
+        (
+            "-p 8080:80 -p 8080:81",
+            "127.0.0.1:8080:81/tcp is to be published twice",
+        ),
+        ("-p 0.0.0.0:53:53/udp -p 53:5353/udp", "published twice"),
+        ("--network none -p 80", "leave out -p"),
+        ("--network tap=t -p 80", "leave out -p"),
+    ] {
+        let output = as_nobody(&format!("\"$0\" run {options} host -- true"));
+        fails(&output, 125, &[word]);
+    }
+}

@@ -6,9 +6,9 @@
 //!
 //! ```no_run
 //! # fn main() -> Result<(), crumble::Error> {
-//! use crumble::tap::{self, Joined, Tap};
+//! use crumble::tap::{self, Joined, NewTap};
 //!
-//! let tap = Tap {
+//! let tap = NewTap {
 //!     name: "tap0".parse()?,
 //!     owner: 1000,
 //!     joined: Joined::Bridge("br0".parse()?),
@@ -32,7 +32,7 @@ use crate::{Error, Interface, InterfaceAddress, network::random_mac};
 
 /// A TAP device that is to be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tap {
+pub struct NewTap {
     /// Its name.
     pub name: Interface,
     /// The number of the user that may start machines on it.
@@ -82,7 +82,7 @@ pub enum State {
 /// # Errors
 /// [`Error::NetAdmin`] without the right to it, [`Error::TapSetup`] for all else. What was begun is
 /// undone.
-pub fn create(tap: &Tap) -> Result<(), Error> {
+pub fn create(tap: &NewTap) -> Result<(), Error> {
     let name = tap.name.as_str();
     let what = || format!("make {name}");
     if exists(&tap.name) {
@@ -109,7 +109,7 @@ pub fn create(tap: &Tap) -> Result<(), Error> {
     })
 }
 
-fn join(tap: &Tap) -> io::Result<()> {
+fn join(tap: &NewTap) -> io::Result<()> {
     let name = tap.name.as_str();
     match &tap.joined {
         Joined::Bridge(bridge) => {
@@ -292,8 +292,8 @@ mod tests {
     use super::*;
     use crate::network::{namespace::in_a_namespace, tap::open};
 
-    fn tap(name: &str, joined: Joined) -> Tap {
-        Tap {
+    fn tap(name: &str, joined: Joined) -> NewTap {
+        NewTap {
             name: name.parse().unwrap(),
             owner: 0,
             joined,
