@@ -46,11 +46,12 @@ const MEMORY: u64 = 4096;
 const ROOT_TAG: &str = "root";
 
 /// What is done once in the box: tests run as ordinary users too, and there is no udev; root may
-/// limit what its machines take. The kernel itself opens /dev/net/tun to all.
+/// limit what its machines take.
 const FINISH: [&str; 3] = [
     "/bin/sh",
     "-c",
-    "chmod 666 /dev/kvm && echo +memory +pids +cpu >/sys/fs/cgroup/cgroup.subtree_control",
+    "chmod 666 /dev/kvm /dev/net/tun && \
+     echo +memory +pids +cpu >/sys/fs/cgroup/cgroup.subtree_control",
 ];
 
 /// A Unix socket that listens, with one connection in its queue.
