@@ -2,7 +2,10 @@
 
 use std::{fs, net::TcpListener, os::unix::fs::PermissionsExt, path::Path, process::Command};
 
-use crate::support::{fails, programs, tests};
+use crate::{
+    support::{fails, fails_of, programs, stdout_of, tests, unshared},
+    users::{ORDINARY, ordinary_home, run_as_ordinary},
+};
 
 tests![
     memory_and_cpus_out_of_range_are_usage_errors,
@@ -20,6 +23,13 @@ tests![
     a_terminal_is_needed_for_one,
     a_network_that_makes_no_sense_is_a_usage_error,
     a_port_in_use_is_named_before_anything_starts,
+    a_port_of_root_s_is_not_an_ordinary_user_s,
+    an_address_that_is_not_the_host_s_is_named,
+    more_ports_than_can_be_handed_over_are_counted,
+    a_record_that_cannot_be_made_is_named,
+    a_tap_device_of_another_user_is_refused,
+    without_a_device_file_there_are_no_tap_devices,
+    a_host_without_name_servers_runs_machines_and_says_so,
     a_tap_device_that_does_not_exist_comes_with_the_command_that_makes_it,
     ports_and_records_need_a_network,
 ];
@@ -218,6 +228,65 @@ fn a_port_in_use_is_named_before_anything_starts() {
     let publish = format!("{port}:80");
     let words = [port.as_str(), "ss -ltnp", "in use"];
     fails(&["-p", &publish, "host", "--", "true"], 125, &words);
+}
+
+fn a_port_of_root_s_is_not_an_ordinary_user_s() {
+    let home = ordinary_home();
+    let command = run_as_ordinary(&home, &["-p", "80:8080", "host", "--", "true"]);
+    let words = [
+        "127.0.0.1:80/tcp",
+        "ip_unprivileged_port_start=80",
+        "denied",
+    ];
+    fails_of(command, 125, &words);
+}
+
+fn an_address_that_is_not_the_host_s_is_named() {
+    let words = ["192.0.2.77:8080/tcp", "`ip address`", "Cannot assign"];
+    let publish = "192.0.2.77:8080:80";
+    fails(&["-p", publish, "host", "--", "true"], 125, &words);
+}
+
+fn more_ports_than_can_be_handed_over_are_counted() {
+    let words = ["63 ports", "at most 62", "TAP device"];
+    let publish = "8000-8062:8000-8062";
+    fails(&["-p", publish, "host", "--", "true"], 125, &words);
+}
+
+fn a_record_that_cannot_be_made_is_named() {
+    for (file, why) in [("/no/such", "No such file"), ("/tmp", "Is a directory")] {
+        fails(&["--pcap", file, "host", "--", "true"], 125, &[file, why]);
+    }
+}
+
+fn a_tap_device_of_another_user_is_refused() {
+    let home = ordinary_home();
+    let user = ORDINARY.to_string();
+    let home = home.path().to_str().unwrap();
+    let script = "ip tuntap add t0 mode tap user nobody &&
+        exec setpriv --reuid \"$1\" --regid \"$1\" --clear-groups \
+            env HOME=\"$2\" XDG_CACHE_HOME=\"$2\" \"$0\" run --network tap=t0 host -- true";
+    let words = ["another user", "`sudo ip tuntap del t0 mode tap`"];
+    fails_of(unshared("--net", script, &[&user, home]), 125, &words);
+}
+
+fn without_a_device_file_there_are_no_tap_devices() {
+    let script = "mount -t tmpfs none /dev/net && exec \"$0\" run --network tap=lo host -- true";
+    let words = ["no /dev/net/tun", "`sudo modprobe tun`"];
+    fails_of(unshared("--mount", script, &[]), 125, &words);
+}
+
+fn a_host_without_name_servers_runs_machines_and_says_so() {
+    let etc = tempfile::tempdir().unwrap();
+    for file in ["passwd", "group"] {
+        fs::copy(Path::new("/etc").join(file), etc.path().join(file)).unwrap();
+    }
+    let script = "mount --bind \"$1\" /etc &&
+        exec \"$0\" run busybox -- cat /etc/resolv.conf 2>&1";
+    let text = stdout_of(unshared("--mount", script, &[etc.path().to_str().unwrap()]));
+    for word in ["/etc/resolv.conf cannot be read", "nameserver 10.0.2.2"] {
+        assert!(text.contains(word), "\"{word}\" is missing in: {text}");
+    }
 }
 
 fn a_tap_device_that_does_not_exist_comes_with_the_command_that_makes_it() {

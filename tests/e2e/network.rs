@@ -13,7 +13,7 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::support::{eventually, fails, programs, stdout, tests};
+use crate::support::{eventually, programs, stdout, stdout_of, tests, unshared};
 
 tests![
     a_guest_has_addresses_routes_and_a_name_server,
@@ -21,6 +21,7 @@ tests![
     a_published_port_leads_to_the_guest,
     a_guest_reaches_the_port_of_the_host_that_it_may_and_no_other,
     packets_are_recorded,
+    a_tap_device_is_one_machine_s_and_leads_to_the_host,
     a_network_device_that_is_killed_is_replaced_and_connections_are_made_again,
     a_dialer_that_is_killed_is_replaced_and_connections_are_made_again,
     a_network_device_that_is_killed_again_and_again_ends_the_machine,
@@ -133,13 +134,35 @@ fn packets_are_recorded() {
     ];
     assert!(known.iter().any(|magic| record.starts_with(magic)));
     assert!(record.len() > 100, "{}", record.len());
-    let missing = directory.path().join("no/such");
-    let missing = missing.to_str().unwrap();
-    fails(
-        &["--pcap", missing, "busybox"],
-        125,
-        &[missing, "No such file"],
-    );
+}
+
+fn a_tap_device_is_one_machine_s_and_leads_to_the_host() {
+    let script = "set -e
+        cd \"$1\"; mkfifo end
+        \"$0\" network create t0 --address 10.9.0.1/24
+        \"$0\" run -i --network tap=t0,address=10.9.0.2/24,gateway=10.9.0.1 busybox -- \
+            sh -c 'ping -c 1 10.9.0.1 && echo up && cat' <end >out &
+        exec 3>end
+        until grep -q up out; do kill -0 $!; sleep 0.1; done
+        \"$0\" network ls
+        ! \"$0\" network rm t0 2>&1
+        ! \"$0\" run --network tap=t0 host -- true 2>&1
+        exec 3>&-; wait $!
+        \"$0\" network rm t0; \"$0\" network ls";
+    let directory = tempfile::tempdir().unwrap();
+    let text = stdout_of(unshared(
+        "--net",
+        script,
+        &[directory.path().to_str().unwrap()],
+    ));
+    for words in [
+        "t0              root         used   10.9.0.1/24",
+        "cannot remove t0; a program, perhaps a machine, has it",
+        "cannot use the TAP device t0; another program has it",
+        "This host has no TAP device.",
+    ] {
+        assert!(text.contains(words), "\"{words}\" is missing in: {text}");
+    }
 }
 
 fn end(machine: &Machine, name: &str) {

@@ -78,9 +78,23 @@ pub(crate) fn output(arguments: &[&str]) -> Output {
     run(arguments).output().unwrap()
 }
 
+/// A shell's script in a namespace of its own: `$0` is `crumble`, `$1` and so on are `arguments`.
+pub(crate) fn unshared(namespace: &str, script: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new("unshare");
+    command.args([namespace, "sh", "-c", script]);
+    command.arg(programs().join("crumble")).args(arguments);
+    command.stdin(Stdio::null());
+    command
+}
+
 /// The standard output of a run that succeeds.
 pub(crate) fn stdout(arguments: &[&str]) -> String {
-    let output = output(arguments);
+    stdout_of(run(arguments))
+}
+
+/// The same of any command.
+pub(crate) fn stdout_of(mut command: Command) -> String {
+    let output = command.output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{}: {text}{errors}", output.status);
@@ -90,7 +104,13 @@ pub(crate) fn stdout(arguments: &[&str]) -> String {
 /// Asserts that a run fails with `code` and says all of `words` on standard error.
 #[track_caller]
 pub(crate) fn fails(arguments: &[&str], code: i32, words: &[&str]) {
-    let output = output(arguments);
+    fails_of(run(arguments), code, words);
+}
+
+/// The same of any command.
+#[track_caller]
+pub(crate) fn fails_of(mut command: Command, code: i32, words: &[&str]) {
+    let output = command.output().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(code), "{errors}");
     for word in words {

@@ -1,3 +1,18 @@
-//! End-to-end tests; see `e2e/`.
+//! End-to-end tests; see `e2e/` for machines, and `net/` for the network without a machine.
 
 #![forbid(unsafe_code)]
+
+/// Programs that the tests of the network run, and the Debian package of each.
+pub const NETWORK_PROGRAMS: &[(&str, &str)] = &[
+    ("curl", "curl"),
+    ("dig", "bind9-dnsutils"),
+    ("dnsmasq", "dnsmasq-base"),
+    ("ip", "iproute2"),
+    ("iperf3", "iperf3"),
+    ("nginx", "nginx-light"),
+    ("ping", "iputils-ping"),
+    ("scp", "openssh-client"),
+    ("sshd", "openssh-server"),
+    ("tcpdump", "tcpdump"),
+    ("unshare", "util-linux"),
+];

@@ -3,7 +3,9 @@
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, builder::styling::Styles};
-use crumble::{Cpus, Hostname, Image, Memory, Network, Publish, Share};
+use crumble::{
+    Cpus, Hostname, Image, Interface, InterfaceAddress, Memory, Network, Publish, Share,
+};
 
 /// Runs commands in microVMs whose devices are jailed processes.
 #[derive(Debug, Parser)]
@@ -21,6 +23,9 @@ pub(crate) enum Verb {
     Doctor,
     /// Show what the kernel says of a machine's processes, beside their policies
     Inspect(Inspect),
+    /// Make, remove and list TAP devices, for `crumble run --network tap=NAME`
+    #[command(subcommand)]
+    Network(Tap),
 }
 
 const RUN_EXAMPLES: &str = "\
@@ -167,4 +172,48 @@ pub(crate) struct Inspect {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+const CREATE_HELP: &str = "\
+Examples:
+  sudo crumble network create tap0 --bridge br0         a port of a bridge that exists
+  sudo crumble network create tap0 --address 10.9.0.1/24 --address fd09::1/64
+                                                        this host's own end of it
+  crumble run --network tap=tap0,address=10.9.0.2/24,gateway=10.9.0.1 host -- ping -c 1 10.9.0.1
+
+The device is there until it is removed, or the host is started anew. Its user needs no rights to
+run machines on it. It takes the program ip, of the package iproute2.";
+
+/// TAP devices.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Tap {
+    /// Make a TAP device and bring it up; it takes root's rights
+    Create(Create),
+    /// Remove a TAP device, which its user may do too
+    Rm {
+        /// Its name
+        name: Interface,
+    },
+    /// List the TAP devices of this host
+    Ls,
+}
+
+/// What TAP device to make.
+#[derive(Debug, Args)]
+#[command(after_help = CREATE_HELP)]
+pub(crate) struct Create {
+    /// Its name, of at most 15 bytes
+    pub(crate) name: Interface,
+
+    /// Make it a port of a bridge
+    #[arg(long, value_name = "BRIDGE", conflicts_with = "addresses")]
+    pub(crate) bridge: Option<Interface>,
+
+    /// Give this host an address on it; several are possible
+    #[arg(long = "address", value_name = "ADDRESS/PREFIX")]
+    pub(crate) addresses: Vec<InterfaceAddress>,
+
+    /// Who may run machines on it, by name or number; without it you, or who called sudo
+    #[arg(long, value_name = "USER")]
+    pub(crate) user: Option<String>,
 }

@@ -11,6 +11,7 @@ mod arguments;
 mod doctor;
 mod inspection;
 mod measure;
+mod network;
 mod report;
 mod run;
 mod signals;
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
         Verb::Run(run) => run::run(*run),
         Verb::Doctor => Ok(doctor::doctor()),
         Verb::Inspect(options) => inspection::inspect(&options),
+        Verb::Network(verb) => network::network(&verb),
     };
     done.unwrap_or_else(|failure| failure.report())
 }

@@ -25,6 +25,17 @@ pub(crate) enum Failure {
     /// A machine could not be inspected.
     #[error(transparent)]
     Inspect(#[from] inspect::Error),
+    /// What it takes root's rights for.
+    #[error("this takes root's rights; try `{command}`")]
+    Rights {
+        /// The same with those rights.
+        command: String,
+        /// What was refused.
+        source: crumble::Error,
+    },
+    /// A user of this host that there is not.
+    #[error("this host has no user \"{0}\"; `getent passwd` lists them")]
+    NoUser(String),
     /// The command ran too long.
     #[error("the command ran longer than {0} and was ended")]
     Timeout(humantime::FormattedDuration),
@@ -66,9 +77,12 @@ impl Failure {
                 Some(FailureKind::NotExecutable) => code::NOT_EXECUTABLE,
                 _ => code::MACHINE,
             },
-            Self::Inspect(_) | Self::NoTerminal | Self::Worker | Self::System { .. } => {
-                code::MACHINE
-            }
+            Self::Rights { .. }
+            | Self::NoUser(_)
+            | Self::Inspect(_)
+            | Self::NoTerminal
+            | Self::Worker
+            | Self::System { .. } => code::MACHINE,
         }
     }
 }

@@ -58,6 +58,7 @@ pub(crate) fn assemble(
     extras: Extras,
     progress: &mut dyn FnMut(&str),
 ) -> Result<Assembled, Error> {
+    spec.check()?;
     let kvm = host::open_kvm()?;
     host::check_memory(spec.memory)?;
     let programs = extras.programs.map_or_else(own_directory, Ok)?;

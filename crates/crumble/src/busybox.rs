@@ -4,8 +4,10 @@ use std::{
     fs, io,
     os::unix::fs::{PermissionsExt, symlink},
     path::{Path, PathBuf},
-    process,
+    process::Command,
 };
+
+use tempfile::TempDir;
 
 use crate::Error;
 
@@ -39,21 +41,36 @@ pub(crate) fn root(cache: &Path) -> Result<PathBuf, Error> {
     if root.is_dir() {
         return Ok(root);
     }
-    let busybox = find(cache)?;
-    let made = cache.join(format!("busybox.{}", process::id()));
-    let done = assemble(&made, &busybox).and_then(|()| publish(&made, &root));
-    done.map_err(|source| Error::Cache {
+    let failed = |source| Error::Cache {
         path: root.clone(),
         source,
-    })?;
+    };
+    let work = unfinished(cache).map_err(failed)?;
+    let busybox = find(work.path())?;
+    make(&root, &busybox, cache).map_err(failed)?;
     Ok(root)
 }
 
-/// Another process may have been quicker; its result is as good as ours.
-fn publish(made: &Path, root: &Path) -> io::Result<()> {
-    match fs::rename(made, root) {
-        Err(_) if root.is_dir() => fs::remove_dir_all(made),
-        result => result,
+/// A directory that nobody else has, not even a process with our number in another box.
+fn unfinished(cache: &Path) -> io::Result<TempDir> {
+    fs::create_dir_all(cache)?;
+    tempfile::Builder::new()
+        .prefix(".unfinished-busybox-")
+        .tempdir_in(cache)
+}
+
+fn make(root: &Path, busybox: &Path, cache: &Path) -> io::Result<()> {
+    let made = unfinished(cache)?;
+    assemble(made.path(), busybox)?;
+    match fs::rename(made.path(), root) {
+        Ok(()) => {
+            // It is no longer at the path that would be removed.
+            let _ = made.keep();
+            Ok(())
+        }
+        // Another one was quicker; its result is as good as ours.
+        Err(_) if root.is_dir() => Ok(()),
+        Err(error) => Err(error),
     }
 }
 
@@ -67,7 +84,10 @@ fn assemble(root: &Path, busybox: &Path) -> io::Result<()> {
     let program = root.join("bin/busybox");
     fs::copy(busybox, &program)?;
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
-    let list = process::Command::new(&program).arg("--list").output()?;
+    fs::set_permissions(root, fs::Permissions::from_mode(0o755))?;
+    // Not the copy: a file that was just written cannot be run while a process that another thread
+    // began in the meantime still has it open.
+    let list = Command::new(busybox).arg("--list").output()?;
     for applet in String::from_utf8_lossy(&list.stdout).lines() {
         if applet != "busybox" && !applet.contains('/') {
             symlink("busybox", root.join("bin").join(applet))?;
@@ -76,19 +96,18 @@ fn assemble(root: &Path, busybox: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// A static busybox: the host's, or the distribution's unpacked in the cache.
-fn find(cache: &Path) -> Result<PathBuf, Error> {
+/// A static busybox: the host's, or the distribution's unpacked in `work`.
+fn find(work: &Path) -> Result<PathBuf, Error> {
     let installed = INSTALLED.iter().map(PathBuf::from);
     if let Some(path) = installed.into_iter().find(|path| is_static(path)) {
         return Ok(path);
     }
-    let work = cache.join("busybox-package");
     let tree = work.join("tree");
-    fs::create_dir_all(&tree).map_err(|source| Error::Cache {
+    fs::create_dir(&tree).map_err(|source| Error::Cache {
         path: tree.clone(),
         source,
     })?;
-    kernel::package::unpack(PACKAGE, &work, &tree).map_err(Error::Busybox)?;
+    kernel::package::unpack(PACKAGE, work, &tree).map_err(Error::Busybox)?;
     Ok(tree.join("bin/busybox"))
 }
 
@@ -99,4 +118,39 @@ fn is_static(path: &Path) -> bool {
         let head = bytes.get(..4096).unwrap_or(&bytes);
         bytes.starts_with(b"\x7fELF") && !head.windows(4).any(|window| window == b"/ld-")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn many_make_the_image_at_once_and_one_is_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        let (cache, busybox) = (directory.path().join("cache"), directory.path().join("b"));
+        fs::write(&busybox, "#!/bin/sh\necho busybox\necho ls\n").unwrap();
+        fs::set_permissions(&busybox, fs::Permissions::from_mode(0o755)).unwrap();
+        let root = cache.join("busybox");
+        thread::scope(|scope| {
+            let makers: Vec<_> = (0..16)
+                .map(|_| scope.spawn(|| make(&root, &busybox, &cache)))
+                .collect();
+            for maker in makers {
+                maker.join().unwrap().unwrap();
+            }
+        });
+        let kept: Vec<_> = fs::read_dir(&cache).unwrap().collect();
+        assert_eq!(kept.len(), 1, "{kept:?}");
+        assert_eq!(
+            fs::metadata(&root).unwrap().permissions().mode() & 0o777,
+            0o755
+        );
+        assert_eq!(
+            fs::read_link(root.join("bin/ls")).unwrap(),
+            Path::new("busybox")
+        );
+        assert!(!root.join("bin/busybox").is_symlink());
+    }
 }

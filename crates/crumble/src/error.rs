@@ -62,7 +62,10 @@ pub enum Error {
         source: io::Error,
     },
     /// More ports than can be handed over.
-    #[error("{count} ports are to be published; a machine has at most {most}")]
+    #[error(
+        "{count} ports are to be published, but a machine has at most {most}; publish fewer, or give \
+         it a TAP device, where all its ports are reached"
+    )]
     TooManyPorts {
         /// How many were asked for.
         count: usize,
@@ -76,6 +79,24 @@ pub enum Error {
         name: String,
         /// What would mend it.
         hint: String,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// TAP devices cannot be made, removed or listed.
+    #[error("cannot {what}{hint}")]
+    TapSetup {
+        /// What was to be done.
+        what: String,
+        /// What would mend it.
+        hint: String,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The caller may not configure networks.
+    #[error("cannot {what} without root's rights or CAP_NET_ADMIN")]
+    NetAdmin {
+        /// What was to be done.
+        what: String,
         /// The system's reason.
         source: io::Error,
     },

@@ -9,6 +9,48 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! # Networks
+//!
+//! What `--network` says to the command a [`Network`] says to [`Builder::network`], in the same words
+//! or by its fields:
+//!
+//! ```
+//! use crumble::{Link, Network, Rate, Rule, Tap, User};
+//!
+//! # fn main() -> Result<(), crumble::Error> {
+//! let own = Rule {
+//!     network: [10, 0, 0, 0].into(),
+//!     prefix: 8,
+//!     ports: (0, u16::MAX),
+//!     allow: false,
+//! };
+//! // The rules of the default keep the host's own addresses from the guest.
+//! let fields = Network::User(User {
+//!     rules: [vec![own], User::default().rules].concat(),
+//!     otherwise: true,
+//!     link: Link {
+//!         mtu: Some(1500),
+//!         rate: Some(Rate { bits: Some(100_000_000), ..Rate::default() }),
+//!     },
+//! });
+//! assert_eq!(fields, "user,deny=10.0.0.0/8,mtu=1500,rate=100M".parse()?);
+//!
+//! let fields = Network::Tap(Tap {
+//!     name: "tap0".to_owned(),
+//!     addresses: vec![([192, 0, 2, 9].into(), 24)],
+//!     gateways: vec![[192, 0, 2, 1].into()],
+//!     nameservers: vec![[192, 0, 2, 53].into()],
+//!     link: Link::default(),
+//! });
+//! let words = "tap=tap0,address=192.0.2.9/24,gateway=192.0.2.1,dns=192.0.2.53";
+//! assert_eq!(fields, words.parse()?);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! `-p` is [`Builder::publish`], `--pcap` [`Builder::pcap`], `crumble network` the module [`tap`].
+//! [`Machine::connect`] and [`Machine::listen`] reach ports of a machine that has no network at all.
 
 #![deny(unsafe_code)]
 
@@ -21,6 +63,7 @@ mod machine;
 mod net;
 mod network;
 mod stdio;
+pub mod tap;
 
 pub use agent_client::{Error as AgentError, FailureKind, Remote, Size};
 pub use command::{Child, Command, ExitStatus, Output};
@@ -28,9 +71,12 @@ pub use error::Error;
 pub use machine::{Builder, Machine};
 pub use net::Listener;
 pub use network::Published;
+/// The network of a machine that does not run: for tests that are the guest themselves.
+#[doc(hidden)]
+pub use network::{Connected, connect, tap::open as open_tap};
 pub use spec::{
-    Cpus, Hostname, Image, Link, MachineSpec, Memory, Network, Publish, Rate, Rule, Share, Tap,
-    User,
+    Cpus, Hostname, Image, Interface, InterfaceAddress, Link, MachineSpec, Memory, Network,
+    Publish, Rate, Rule, Share, Tap, User,
 };
 pub use stdio::Stdio;
 pub use supervisor::{ProcessInfo, Timings};

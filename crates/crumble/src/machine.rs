@@ -72,6 +72,22 @@ impl Builder {
 
     /// Adds ports of the host that lead to the guest. They are bound when the machine is started;
     /// [`Machine::published`] says which they are.
+    ///
+    /// ```
+    /// use crumble::Publish;
+    ///
+    /// # fn main() -> Result<(), crumble::Error> {
+    /// let ports = Publish {
+    ///     address: Publish::ADDRESS,
+    ///     host: 8000,
+    ///     guest: 80,
+    ///     count: 10,
+    ///     udp: false,
+    /// };
+    /// assert_eq!(ports, "8000-8009:80-89".parse()?);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn publish(mut self, ports: Publish) -> Self {
         self.spec.publish.push(ports);
@@ -307,6 +323,17 @@ impl Machine {
     }
 
     /// The ports of the host that lead to the guest, in the order in which they were asked for.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let machine = crumble::Machine::builder("host".parse()?)
+    ///     .publish("0:80".parse()?)
+    ///     .start()?;
+    /// // Any port that was free.
+    /// let stream = std::net::TcpStream::connect(machine.published()[0].host)?;
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn published(&self) -> &[Published] {
         &self.published

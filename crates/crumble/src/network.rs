@@ -2,6 +2,8 @@
 
 mod guest;
 mod host;
+#[cfg(test)]
+pub(crate) mod namespace;
 mod publish;
 pub(crate) mod resolver;
 pub(crate) mod tap;
@@ -16,7 +18,7 @@ use spec::Link;
 use supervisor::{Device, Dialer, Uplink};
 use wire::{
     agent,
-    net::{Addresses, Backend, Config, DialerConfig},
+    net::{Addresses, Backend, Config, DialerConfig, MAX_PAIRS},
 };
 
 use crate::{Error, MachineSpec, Network};
@@ -30,23 +32,22 @@ const TAP_MTU: u16 = 1500;
 
 /// A machine's network.
 #[derive(Default)]
-pub(crate) struct Connected {
+pub struct Connected {
     /// What the guest sets up.
-    pub(crate) guest: Option<agent::Network>,
+    pub guest: Option<agent::Network>,
     /// The device.
-    pub(crate) device: Option<Device>,
+    pub device: Option<Device>,
     /// The ports that lead to the guest.
-    pub(crate) published: Vec<Published>,
+    pub published: Vec<Published>,
     /// What the caller should know, a sentence each.
-    pub(crate) warnings: Vec<String>,
+    pub warnings: Vec<String>,
 }
 
 /// Opens what the machine's network is made from. `pcap` is where packets are written as well.
 ///
 /// # Errors
 /// Which port, TAP device or file cannot be had.
-pub(crate) fn connect(spec: &MachineSpec, pcap: Option<OwnedFd>) -> Result<Connected, Error> {
-    spec.check()?;
+pub fn connect(spec: &MachineSpec, pcap: Option<OwnedFd>) -> Result<Connected, Error> {
     match &spec.network {
         Network::None if pcap.is_some() => Err(Error::NothingToRecord),
         Network::None => Ok(Connected::default()),
@@ -72,7 +73,11 @@ fn connect_user(
     let mac = random_mac()?;
     let mtu = user.link.mtu.unwrap_or(Link::MTU_MAX);
     let guest = guest::of_user(mac, mtu, &addresses);
-    let config = config(mac, mtu, Backend::User(addresses), user.link);
+    let config = Config {
+        // One for each vCPU, as the guest's driver wants them.
+        pairs: u16::from(spec.cpus.get()).min(MAX_PAIRS),
+        ..config(mac, mtu, Backend::User(addresses), user.link)
+    };
     let dialer = Dialer {
         config: DialerConfig {
             egress: host::egress(user),
@@ -107,6 +112,7 @@ fn config(mac: [u8; 6], mtu: u16, backend: Backend, link: Link) -> Config {
     Config {
         mac,
         mtu,
+        pairs: 1,
         backend,
         sending: rate,
         receiving: rate,
@@ -119,7 +125,7 @@ fn too_long(error: wire::Error) -> Error {
 
 /// A hardware address that nobody was given: unicast and locally administered (IEEE 802, section
 /// 8.2.2), the rest by chance.
-fn random_mac() -> Result<[u8; 6], Error> {
+pub(crate) fn random_mac() -> Result<[u8; 6], Error> {
     const SOURCE: &str = "/dev/urandom";
     let mut mac = [0; 6];
     let read = File::open(SOURCE).and_then(|mut source| source.read_exact(&mut mac));
@@ -176,13 +182,5 @@ mod tests {
         );
         let guest: Vec<u16> = connected.published.iter().map(|p| p.guest).collect();
         assert_eq!(guest, [80, 81, 82, 53]);
-    }
-
-    #[test]
-    fn ports_are_not_published_on_a_tap_device() {
-        let mut spec = spec("tap=crumble-none");
-        spec.publish = vec!["0:80".parse().unwrap()];
-        let error = connect(&spec, None).err().unwrap();
-        assert!(error.to_string().contains("\"user\" only"), "{error}");
     }
 }

@@ -37,8 +37,8 @@ pub(crate) trait Backend: Send {
     /// The guest's hardware address, which it may change.
     fn set_mac(&mut self, mac: Mac);
 
-    /// A packet of the guest's, from `struct virtio_net_hdr` on.
-    fn transmit(&mut self, packet: Buffers<'_>, now: Instant);
+    /// A packet of the guest's, from `struct virtio_net_hdr` on, and the pair of queues it came by.
+    fn transmit(&mut self, packet: Buffers<'_>, pair: u16, now: Instant);
 
     /// One of its sources, without the first token's number.
     fn ready(&mut self, token: u16, readiness: Readiness, now: Instant);

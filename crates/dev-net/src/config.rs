@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use wire::net::{Addresses, Backend, Rate, Subnet};
+use wire::net::{Addresses, Backend, MAX_PAIRS, Rate, Subnet};
 
 /// A start message that cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -13,6 +13,9 @@ pub enum Error {
     /// virtio 1.2, section 5.1.4, and RFC 8200, section 5.
     #[error("an MTU of {0} bytes cannot be served; give {MTU_MIN} to {MTU_MAX}")]
     Mtu(u16),
+    /// virtio 1.2, section 5.1.4.1, allows more. A TAP device is opened once for each.
+    #[error("{0} pairs of queues cannot be served; give 1 to {MAX_PAIRS}, and 1 for a TAP device")]
+    Pairs(u16),
     /// Addresses that are not apart.
     #[error(
         "guest {guest}, gateway {gateway} and host {host} are not three addresses of a /{prefix}"
@@ -40,6 +43,7 @@ const MTU_MAX: u16 = 65520;
 pub struct Config {
     mac: [u8; 6],
     mtu: u16,
+    pairs: u16,
     backend: Backend,
     sending: Option<Rate>,
     receiving: Option<Rate>,
@@ -56,6 +60,12 @@ impl Config {
     #[must_use]
     pub fn mtu(&self) -> u16 {
         self.mtu
+    }
+
+    /// Pairs of queues, 1 to [`MAX_PAIRS`].
+    #[must_use]
+    pub fn pairs(&self) -> u16 {
+        self.pairs
     }
 
     /// Where packets go.
@@ -78,6 +88,7 @@ impl TryFrom<wire::net::Config> for Config {
         let wire::net::Config {
             mac,
             mtu,
+            pairs,
             backend,
             sending,
             receiving,
@@ -89,8 +100,15 @@ impl TryFrom<wire::net::Config> for Config {
         if !(MTU_MIN..=MTU_MAX).contains(&mtu) {
             return Err(Error::Mtu(mtu));
         }
-        if let Backend::User(addresses) = &backend {
-            check(addresses)?;
+        let most = match &backend {
+            Backend::User(addresses) => {
+                check(addresses)?;
+                MAX_PAIRS
+            }
+            Backend::Tap => 1,
+        };
+        if !(1..=most).contains(&pairs) {
+            return Err(Error::Pairs(pairs));
         }
         let nothing = |rate: Rate| rate.bytes == Some(0) || rate.packets == Some(0);
         if sending.is_some_and(nothing) || receiving.is_some_and(nothing) {
@@ -99,6 +117,7 @@ impl TryFrom<wire::net::Config> for Config {
         Ok(Self {
             mac,
             mtu,
+            pairs,
             backend,
             sending,
             receiving,
@@ -155,6 +174,7 @@ mod tests {
         wire::net::Config {
             mac: [2, 0, 0, 0, 0, 1],
             mtu: 65520,
+            pairs: 1,
             backend: Backend::User(Addresses::default()),
             sending: None,
             receiving: None,
@@ -180,6 +200,13 @@ mod tests {
         refused(|config| config.mac = [0; 6], "single card");
         refused(|config| config.mtu = 1279, "1280 to 65520");
         refused(|config| config.mtu = 65521, "1280 to 65520");
+        refused(|config| config.pairs = 0, "0 pairs");
+        refused(|config| config.pairs = 9, "9 pairs");
+        let tap = |config: &mut wire::net::Config| {
+            config.backend = Backend::Tap;
+            config.pairs = 2;
+        };
+        refused(tap, "1 for a TAP device");
         let rate = Rate {
             bytes: Some(0),
             burst: 1,

@@ -18,12 +18,15 @@ pub(crate) enum Command {
     Filter,
     /// The guest has another hardware address.
     Mac(Mac),
+    /// The guest means to use so many pairs of queues.
+    Pairs(u16),
 }
 
 /// Reads a command: class, number, data. `None` is for what is malformed or unknown.
 pub(crate) fn parse(command: &[u8]) -> Option<Command> {
     const RX: u8 = 0;
     const MAC: u8 = 1;
+    const MQ: u8 = 4;
     let mut bytes = Bytes(command);
     match (bytes.u8()?, bytes.u8()?) {
         // Promiscuous and all-multicast modes.
@@ -35,6 +38,7 @@ pub(crate) fn parse(command: &[u8]) -> Option<Command> {
             let [first, ..] = mac;
             (first & 1 == 0 && mac != [0; 6]).then_some(Command::Mac(mac))
         }
+        (MQ, 0) => bytes.array().map(u16::from_le_bytes).map(Command::Pairs),
         _ => None,
     }
 }
@@ -49,7 +53,8 @@ mod tests {
         assert_eq!(parse(&[1, 0, 0, 0, 0, 0]), Some(Command::Filter));
         let mac = [2, 1, 2, 3, 4, 5];
         assert_eq!(parse(&[1, 1, 2, 1, 2, 3, 4, 5]), Some(Command::Mac(mac)));
-        let nonsense: [&[u8]; 8] = [
+        assert_eq!(parse(&[4, 0, 2, 0]), Some(Command::Pairs(2)));
+        let nonsense: [&[u8]; 9] = [
             &[],
             &[0],
             &[0, 0],
@@ -57,6 +62,7 @@ mod tests {
             &[1, 1, 2, 1, 2, 3, 4],
             &[1, 1, 1, 1, 2, 3, 4, 5],
             &[1, 1, 0, 0, 0, 0, 0, 0],
+            &[4, 0, 2],
             &[9, 9, 9],
         ];
         for command in nonsense {

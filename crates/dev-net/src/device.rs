@@ -16,9 +16,10 @@ use crate::pcap::Pcap;
 use crate::rate::Bucket;
 use crate::receive::Receive;
 
-/// Receive, transmit, control (virtio 1.2, section 5.1.2).
-const QUEUE_SIZES: [u16; 3] = [1024, 1024, 64];
-const TRANSMIT: usize = 1;
+/// Entries of a receive or transmit queue, and of the control queue behind them all (virtio 1.2,
+/// section 5.1.2).
+const QUEUE_SIZE: u16 = 1024;
+const CONTROL_SIZE: u16 = 64;
 
 /// Packets taken from the guest before other events have their turn.
 const PACKETS: usize = 256;
@@ -70,8 +71,30 @@ impl Net {
         })
     }
 
+    /// The index of the control queue, which is behind the pairs that there may be.
+    fn control_index(&self) -> usize {
+        let several = self.features & feature::MQ != 0;
+        let pairs = if several { self.config.pairs() } else { 1 };
+        usize::from(pairs).saturating_mul(2)
+    }
+
+    /// Takes packets from all transmit queues.
+    fn transmit_all(&mut self, queues: &mut [Queue<'_>], now: Instant) -> Pass {
+        let mut pass = Pass::Finished;
+        for pair in 0..self.config.pairs() {
+            if self.transmit(queues, pair, now) == Pass::Unfinished {
+                pass = Pass::Unfinished;
+            }
+        }
+        pass
+    }
+
     /// Takes packets from the guest.
-    fn transmit(&mut self, queue: &mut Queue<'_>, now: Instant) -> Pass {
+    fn transmit(&mut self, queues: &mut [Queue<'_>], pair: u16, now: Instant) -> Pass {
+        let index = usize::from(pair).saturating_mul(2).saturating_add(1);
+        let Some(queue) = queues.get_mut(index) else {
+            return Pass::Finished;
+        };
         let memory = queue.memory();
         for _ in 0..PACKETS {
             if !self.sending.is_open() {
@@ -92,17 +115,30 @@ impl Net {
                     frame.peek(&mut bytes);
                     pcap.record(&[&bytes]);
                 }
-                self.backend.transmit(packet, now);
+                self.backend.transmit(packet, pair, now);
             }
             queue.push(&chain, 0);
         }
         Pass::Unfinished
     }
 
+    /// Delivers what there is for the guest.
+    fn receive(&mut self, queues: &mut [Queue<'_>], now: Instant) -> Pass {
+        let Some(memory) = queues.first().map(|queue| queue.memory()) else {
+            return Pass::Finished;
+        };
+        let (features, pairs, pcap) = (self.features, self.config.pairs(), self.pcap.as_mut());
+        let bucket = &mut self.receiving;
+        match Receive::new(queues, pairs, &memory, features, bucket, pcap) {
+            Some(mut receive) => self.backend.receive(&mut receive, now),
+            None => Pass::Finished,
+        }
+    }
+
     /// Obeys commands.
     fn control(&mut self, queue: &mut Queue<'_>) {
         let memory = queue.memory();
-        for _ in 0..QUEUE_SIZES.len().saturating_mul(COMMAND) {
+        for _ in 0..CONTROL_SIZE {
             let Some(chain) = queue.pop() else { return };
             let mut command = [0; COMMAND];
             let answer = chain.reader(&memory).and_then(|mut reader| {
@@ -115,6 +151,12 @@ impl Net {
                     Answer::Ok
                 }
                 Some(Command::Filter) => Answer::Ok,
+                // Whatever pair the guest sends by is the one that it uses: nothing need be kept,
+                // and so a device that takes another's place misses nothing.
+                Some(Command::Pairs(pairs)) if (1..=self.config.pairs()).contains(&pairs) => {
+                    Answer::Ok
+                }
+                Some(Command::Pairs(_)) => Answer::Error,
                 None => Answer::Error,
             };
             let mut writer = chain.writer(&memory);
@@ -162,17 +204,24 @@ impl Device for Net {
             | feature::CTRL_RX
             | feature::CTRL_MAC_ADDR
             | feature::IN_ORDER
+            | if self.config.pairs() > 1 {
+                feature::MQ
+            } else {
+                0
+            }
     }
 
-    fn queue_sizes(&self) -> &'static [u16] {
-        &QUEUE_SIZES
+    fn queue_sizes(&self) -> Vec<u16> {
+        let pairs = usize::from(self.config.pairs());
+        let mut sizes = vec![QUEUE_SIZE; pairs.saturating_mul(2)];
+        sizes.push(CONTROL_SIZE);
+        sizes
     }
 
-    /// `struct virtio_net_config` up to the MTU; without VIRTIO_NET_F_MQ the number of pairs is
-    /// not looked at.
+    /// `struct virtio_net_config` up to the MTU.
     fn config(&self) -> Vec<u8> {
         let mac = self.config.mac();
-        let rest = [LINK_UP, 1, self.config.mtu()].map(u16::to_le_bytes);
+        let rest = [LINK_UP, self.config.pairs(), self.config.mtu()].map(u16::to_le_bytes);
         [&mac[..], &rest.concat()].concat()
     }
 
@@ -192,9 +241,6 @@ impl Device for Net {
     }
 
     fn process(&mut self, event: Event, queues: &mut [Queue<'_>]) {
-        let [receive, transmit, control] = queues else {
-            return;
-        };
         let now = Instant::now();
         self.sending.refill(now);
         self.receiving.refill(now);
@@ -202,27 +248,28 @@ impl Device for Net {
         match event {
             Event::Source(CLOCK, _) => {
                 self.set = None;
-                unfinished = self.transmit(transmit, now) == Pass::Unfinished;
+                unfinished = self.transmit_all(queues, now) == Pass::Unfinished;
             }
             Event::Source(token, readiness) => {
                 self.backend
                     .ready(token.saturating_sub(FIRST), readiness, now);
             }
-            Event::Queue(TRANSMIT) => {
-                unfinished = self.transmit(transmit, now) == Pass::Unfinished;
+            Event::Queue(index) if index == self.control_index() => {
+                if let Some(queue) = queues.get_mut(index) {
+                    self.control(queue);
+                }
             }
-            Event::Queue(0) => {}
-            Event::Queue(_) => self.control(control),
+            // Odd ones transmit; what even ones give is taken below.
+            Event::Queue(index) => {
+                if let Ok(pair) = u16::try_from(index >> 1)
+                    && index & 1 == 1
+                    && pair < self.config.pairs()
+                {
+                    unfinished = self.transmit(queues, pair, now) == Pass::Unfinished;
+                }
+            }
         }
-        let memory = receive.memory();
-        let mut packets = Receive {
-            queue: receive,
-            memory: &memory,
-            features: self.features,
-            bucket: &mut self.receiving,
-            pcap: self.pcap.as_mut(),
-        };
-        unfinished |= self.backend.receive(&mut packets, now) == Pass::Unfinished;
+        unfinished |= self.receive(queues, now) == Pass::Unfinished;
         self.set_clock(unfinished, now);
     }
 }

@@ -26,6 +26,8 @@ pub mod feature {
     pub const CTRL_VQ: u64 = 1 << 17;
     /// The control queue takes filter modes.
     pub const CTRL_RX: u64 = 1 << 18;
+    /// There may be several pairs of queues.
+    pub const MQ: u64 = 1 << 22;
     /// The control queue takes a hardware address.
     pub const CTRL_MAC_ADDR: u64 = 1 << 23;
     /// The driver takes large UDP packets over IPv4.

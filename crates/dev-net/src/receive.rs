@@ -75,9 +75,14 @@ impl Outgoing<'_> {
     }
 }
 
-/// The receive queue, for the length of one call to the device.
+/// The receive queues, for the length of one call to the device.
 pub(crate) struct Receive<'d, 'q> {
-    pub(crate) queue: &'d mut Queue<'q>,
+    /// The first pair's; there is always one.
+    first: &'d mut Queue<'q>,
+    /// Those of the other pairs.
+    others: SmallVec<[&'d mut Queue<'q>; 7]>,
+    /// Which of all is used.
+    pair: usize,
     pub(crate) memory: &'d Memory,
     /// What the driver agreed to.
     pub(crate) features: u64,
@@ -88,7 +93,46 @@ pub(crate) struct Receive<'d, 'q> {
 /// Chains that a packet goes into, and what of them is still empty.
 type Taken<'m> = SmallVec<[(Chain, Buffers<'m>); 20]>;
 
-impl<'d> Receive<'d, '_> {
+impl<'d, 'q> Receive<'d, 'q> {
+    /// `queues` are the device's, which begin with `pairs` pairs; `None` if there are none.
+    pub(crate) fn new(
+        queues: &'d mut [Queue<'q>],
+        pairs: u16,
+        memory: &'d Memory,
+        features: u64,
+        bucket: &'d mut Bucket,
+        pcap: Option<&'d mut Pcap>,
+    ) -> Option<Self> {
+        let mut receive = queues.iter_mut().step_by(2).take(pairs.into());
+        Some(Self {
+            first: receive.next()?,
+            others: receive.collect(),
+            pair: 0,
+            memory,
+            features,
+            bucket,
+            pcap,
+        })
+    }
+
+    /// The next packets go to the receive queue of this pair, or of the first if the guest has not
+    /// started it.
+    pub(crate) fn select(&mut self, pair: u16) {
+        let other = usize::from(pair).checked_sub(1);
+        let queue = other.and_then(|other| self.others.get(other));
+        let live = queue.is_some_and(|queue| queue.is_live());
+        self.pair = if live { pair.into() } else { 0 };
+    }
+
+    /// The queue that the next packets go to.
+    pub(crate) fn queue(&mut self) -> &mut Queue<'q> {
+        let other = self.pair.checked_sub(1);
+        match other.and_then(|other| self.others.get_mut(other)) {
+            Some(queue) => queue,
+            None => self.first,
+        }
+    }
+
     /// Whether the guest agreed to all of these.
     pub(crate) fn has(&self, features: u64) -> bool {
         self.features & features == features
@@ -114,7 +158,7 @@ impl<'d> Receive<'d, '_> {
         }
         let written = writer.finish();
         let chains = taken.iter().map(|(chain, _)| chain);
-        self.queue.push_all(chains.zip(written));
+        self.queue().push_all(chains.zip(written));
         self.bucket.take(length);
         if let Some(pcap) = &mut self.pcap {
             let [first, second] = packet.payload;
@@ -130,7 +174,7 @@ impl<'d> Receive<'d, '_> {
         let mut taken = Taken::new();
         let mut room = 0_usize;
         while room < length && (mergeable || taken.is_empty()) {
-            let Some(chain) = self.queue.pop() else {
+            let Some(chain) = self.queue().pop() else {
                 break;
             };
             match chain.writable(memory) {
@@ -140,9 +184,9 @@ impl<'d> Receive<'d, '_> {
                 }
                 // Outside of memory, or of no use; if it comes in the middle of others, its turn
                 // to go back is when theirs is.
-                _ if taken.is_empty() => self.queue.push(&chain, 0),
+                _ if taken.is_empty() => self.queue().push(&chain, 0),
                 _ => {
-                    self.queue.unpop();
+                    self.queue().unpop();
                     break;
                 }
             }
@@ -151,7 +195,7 @@ impl<'d> Receive<'d, '_> {
             return Ok(taken);
         }
         for _ in &taken {
-            self.queue.unpop();
+            self.queue().unpop();
         }
         Err(NoBuffers)
     }

@@ -93,7 +93,7 @@ impl<'d> Batch<'d> {
         let memory = receive.memory;
         let mergeable = receive.has(feature::MRG_RXBUF);
         while self.room.len() < longest && (mergeable || self.chains.is_empty()) {
-            let Some(chain) = receive.queue.pop() else {
+            let Some(chain) = receive.queue().pop() else {
                 return false;
             };
             let buffers = chain.writable(memory).unwrap_or_default();
@@ -127,13 +127,13 @@ impl<'d> Batch<'d> {
         self.room.advance(used);
         receive.bucket.take(length.saturating_sub(Header::SIZE));
         let given = given.iter().map(|(chain, written)| (chain, *written));
-        receive.queue.push_all(given);
+        receive.queue().push_all(given);
     }
 
     /// Puts back what was not used.
     fn end(self, receive: &mut Receive<'d, '_>) {
         for _ in self.chains {
-            receive.queue.unpop();
+            receive.queue().unpop();
         }
     }
 }
@@ -174,7 +174,7 @@ impl Backend for Tap {
 
     fn set_mac(&mut self, _mac: Mac) {}
 
-    fn transmit(&mut self, packet: Buffers<'_>, _now: Instant) {
+    fn transmit(&mut self, packet: Buffers<'_>, _pair: u16, _now: Instant) {
         // A packet that the kernel does not take, now or ever, is lost, as on any network.
         let _ = packet.write_to(self.fd.as_fd());
     }

@@ -8,17 +8,18 @@
 mod guest;
 
 use std::io::Read;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
-use std::os::fd::AsRawFd;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
 use dev_net::header::{Header, Segments, feature};
 use guest::frames::{
-    GUEST, ROUTER, checksum, ethernet, ipv4, pseudo, read_ipv4, udp, udp_datagram,
+    GUEST, ROUTER, checksum, ethernet, ipv4, pseudo, read_ipv4, tcp, udp, udp_datagram,
 };
-use guest::{ALL, Guest, Host, MAC, config, dialer};
+use guest::{ALL, Guest, Host, MAC, PATIENCE, config, dialer};
 use nix::sys::socket::{MsgFlags, recv, send};
-use wire::net::{Datagram, Kind, Rate};
+use vq_driver::{Buffer, Driver, Setup};
+use wire::net::{Config, Datagram, Kind, Rate, Tell};
 
 const REMOTE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const HOST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 3);
@@ -346,15 +347,137 @@ fn a_datagram_of_loopback_comes_from_the_hosts_address() {
 
 #[test]
 fn the_control_queue_takes_modes_and_an_address() {
-    let (_host, mut guest) = start(1500, ALL);
+    let (host, mut guest) = start(1500, ALL);
     assert_eq!(guest.command(&[0, 0, 1]), 0);
     assert_eq!(guest.command(&[0, 9, 1]), 1);
     assert_eq!(guest.command(&[1, 1, 1, 0, 0, 0, 0, 1]), 1);
     let mac = [2, 9, 9, 9, 9, 9];
     assert_eq!(guest.command(&[&[1, 1][..], &mac].concat()), 0);
-    guest.send(&no_header(), &udp(5000, SocketAddrV4::new(ROUTER, 9), b"x"));
+    tell(
+        &host,
+        &Datagram {
+            guest: SocketAddr::new(GUEST.into(), 5000),
+            remote: SocketAddr::new(REMOTE.into(), 4000),
+            kind: Kind::Udp,
+            payload: b"x",
+        },
+    );
     let (_, frame) = guest.receive();
     assert_eq!(frame[..6], mac);
+}
+
+/// A guest with two pairs of queues: its driver, and a receive buffer in each pair.
+fn two_pairs(features: u64) -> (Host, Driver, [u64; 2]) {
+    let host = Host::start(Config {
+        pairs: 2,
+        ..config(1500)
+    });
+    let setup = Setup {
+        queues: &[64, 64, 64, 64, 16],
+        features,
+        ..Setup::default()
+    };
+    let mut driver = Driver::start(host.socket.try_clone().unwrap(), &setup).unwrap();
+    let buffers = [0, 2].map(|index: usize| {
+        let address = driver.memory.allocate(4096).unwrap();
+        let queue = &mut driver.queues[index];
+        queue.add(&[Buffer::writable(address, 4096)]).unwrap();
+        queue.kick().unwrap();
+        address
+    });
+    (host, driver, buffers)
+}
+
+/// Sends a command by this queue; the answer.
+fn command(driver: &mut Driver, queue: usize, command: &[u8]) -> u8 {
+    let address = driver.memory.allocate(64).unwrap();
+    driver.memory.write(address, command).unwrap();
+    let length = command.len() as u32;
+    let answer = address + u64::from(length);
+    let queue = &mut driver.queues[queue];
+    let buffers = [
+        Buffer::readable(address, length),
+        Buffer::writable(answer, 1),
+    ];
+    queue.add(&buffers).unwrap();
+    queue.kick().unwrap();
+    queue.wait(PATIENCE).unwrap();
+    let mut byte = [0xff];
+    driver.memory.read(answer, &mut byte).unwrap();
+    byte[0]
+}
+
+fn transmit(driver: &mut Driver, queue: usize, frame: &[u8]) {
+    let bytes = [&no_header().encode()[..], frame].concat();
+    let address = driver.memory.allocate(bytes.len()).unwrap();
+    driver.memory.write(address, &bytes).unwrap();
+    let queue = &mut driver.queues[queue];
+    queue
+        .add(&[Buffer::readable(address, bytes.len() as u32)])
+        .unwrap();
+    queue.kick().unwrap();
+}
+
+#[test]
+fn a_connection_is_answered_by_the_pair_that_it_uses() {
+    let (host, mut driver, _) = two_pairs(ALL | feature::MQ);
+    assert_eq!(driver.frontend.queue_count().unwrap(), 5);
+    assert_eq!(driver.frontend.config(8, 2).unwrap(), [2, 0]);
+    dialer::serve(&host);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let to = SocketAddrV4::new(HOST, listener.local_addr().unwrap().port());
+    let syn = |port| tcp(port, to, 1, 0, 2, b"");
+    assert_eq!(command(&mut driver, 4, &[4, 0, 3, 0]), 1);
+    assert_eq!(command(&mut driver, 4, &[4, 0, 2, 0]), 0);
+    transmit(&mut driver, 3, &syn(1000));
+    assert!(driver.queues[2].wait(PATIENCE).unwrap().written > 0);
+    assert!(driver.queues[0].used().unwrap().is_none());
+    transmit(&mut driver, 1, &syn(1001));
+    assert!(driver.queues[0].wait(PATIENCE).unwrap().written > 0);
+}
+
+#[test]
+fn without_several_pairs_the_third_queue_is_the_control_queue() {
+    let (_host, mut driver, _) = two_pairs(ALL);
+    // The buffer that was put there is no command.
+    assert_eq!(driver.queues[2].wait(PATIENCE).unwrap().written, 1);
+    assert_eq!(command(&mut driver, 2, &[0, 0, 1]), 0);
+}
+
+#[test]
+fn a_device_that_takes_the_place_of_another_goes_on_where_that_was() {
+    let (first, mut guest) = start(1500, ALL);
+    let to = SocketAddrV4::new(ROUTER, 9);
+    for _ in 0..300 {
+        guest.send(&no_header(), &udp(5000, to, b"x"));
+        guest.receive();
+    }
+    drop(first);
+    // What the guest sends while there is nobody is not lost.
+    guest.send(&no_header(), &udp(5001, to, b"x"));
+    let second = Host::start(config(1500));
+    // Somebody connects before the queues are started.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (accepted, peer) = listener.accept().unwrap();
+    let tell = Tell::Accepted { port: 80, peer };
+    second.streams.send(&tell, &[accepted.as_fd()]).unwrap();
+    guest.moves_to(&second);
+    let mut protocols = [guest.receive(), guest.receive()].map(|(_, frame)| frame[23]);
+    protocols.sort_unstable();
+    // The refusal of the datagram, and the SYN.
+    assert_eq!(protocols, [1, 6]);
+}
+
+#[test]
+fn the_guest_is_sent_to_by_the_address_that_it_sends_from() {
+    let (_host, mut guest) = start(1500, ALL);
+    let mut frame = udp(5000, SocketAddrV4::new(ROUTER, 9), b"x");
+    let mac = [2, 7, 7, 7, 7, 7];
+    frame[6..12].copy_from_slice(&mac);
+    guest.send(&no_header(), &frame);
+    let (_, answer) = guest.receive();
+    assert_eq!(answer[..6], mac);
 }
 
 #[test]

@@ -51,8 +51,6 @@ pub(crate) struct Connection {
     pub(crate) key: Key,
     stream: UnixStream,
     phase: Phase,
-    /// In the device's list of connections that have something to say.
-    pub(crate) listed: bool,
     /// How many of the guest's buffers to offer the next read: small for messages, large for
     /// streams.
     pub(crate) appetite: usize,
@@ -98,7 +96,6 @@ impl Connection {
             key,
             stream,
             phase,
-            listed: false,
             appetite: 1,
             readable: false,
             ending: false,
@@ -292,7 +289,7 @@ impl Connection {
     }
 
     /// Whether a call to [`Connection::control`] or [`Connection::read`] would yield something.
-    pub(crate) fn has_something_to_say(&self) -> bool {
+    pub(crate) fn is_due(&self) -> bool {
         self.control().is_some() || self.may_read()
     }
 

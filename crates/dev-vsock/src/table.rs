@@ -1,6 +1,8 @@
-//! The connections of a device, by slot and by address, and the order in which they speak.
+//! The connections of a device, by slot and by address.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
+
+use device::serve::{Slots, Speaker};
 
 use crate::backend::{Connection, Key};
 
@@ -11,25 +13,28 @@ pub(crate) const MAX_CONNECTIONS: usize = 4096;
 /// that the guest connects to.
 const FIRST_PORT: u32 = 1 << 30;
 
-/// Connections. A slot is a small number that stays with a connection for its life.
+impl Speaker for Connection {
+    fn has_something_to_say(&self) -> bool {
+        self.is_due()
+    }
+}
+
+/// Connections.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
-    slots: Vec<Option<Connection>>,
-    free: Vec<u16>,
+    slots: Slots<Connection>,
     by_key: HashMap<Key, u16>,
-    /// Slots with something to say, each once, next first.
-    speakers: VecDeque<u16>,
     ports_used: u32,
 }
 
 impl Table {
     /// Connections, drained ones included.
     pub(crate) fn len(&self) -> usize {
-        self.slots.len().saturating_sub(self.free.len())
+        self.slots.len()
     }
 
     pub(crate) fn get_mut(&mut self, slot: u16) -> Option<&mut Connection> {
-        self.slots.get_mut(usize::from(slot))?.as_mut()
+        self.slots.get_mut(slot)
     }
 
     pub(crate) fn find(&self, key: Key) -> Option<u16> {
@@ -57,14 +62,7 @@ impl Table {
             return None;
         }
         let key = connection.key;
-        let slot = if let Some(slot) = self.free.pop() {
-            *self.slots.get_mut(usize::from(slot))? = Some(connection);
-            slot
-        } else {
-            let slot = u16::try_from(self.slots.len()).ok()?;
-            self.slots.push(Some(connection));
-            slot
-        };
+        let slot = self.slots.insert(connection)?;
         self.by_key.insert(key, slot);
         Some(slot)
     }
@@ -81,54 +79,26 @@ impl Table {
 
     pub(crate) fn remove(&mut self, slot: u16) -> Option<Connection> {
         self.forget_key(slot);
-        let connection = self.slots.get_mut(usize::from(slot))?.take()?;
-        self.free.push(slot);
-        Some(connection)
+        self.slots.remove(slot)
     }
 
     /// Every slot in use.
     pub(crate) fn slots(&self) -> Vec<u16> {
-        (0u16..)
-            .zip(&self.slots)
-            .filter_map(|(slot, connection)| connection.as_ref().map(|_| slot))
-            .collect()
+        self.slots.iter().map(|(slot, _)| slot).collect()
     }
 
-    /// Puts a connection at the end of the line if it has something to say and is not in it.
+    /// Puts a connection in line if it has something to say.
     pub(crate) fn enlist(&mut self, slot: u16) {
-        if let Some(connection) = self.get_mut(slot)
-            && !connection.listed
-            && connection.has_something_to_say()
-        {
-            connection.listed = true;
-            self.speakers.push_back(slot);
-        }
+        self.slots.enlist(slot);
     }
 
     /// Who speaks next; it stays first in line.
     pub(crate) fn speaker(&mut self) -> Option<u16> {
-        loop {
-            let slot = *self.speakers.front()?;
-            if self
-                .get_mut(slot)
-                .is_some_and(|connection| connection.listed && connection.has_something_to_say())
-            {
-                return Some(slot);
-            }
-            self.step_down(slot);
-        }
+        self.slots.speaker()
     }
 
     /// The one who spoke goes to the end of the line, or out of it.
     pub(crate) fn spoke(&mut self, slot: u16) {
-        self.step_down(slot);
-        self.enlist(slot);
-    }
-
-    fn step_down(&mut self, slot: u16) {
-        self.speakers.pop_front();
-        if let Some(connection) = self.get_mut(slot) {
-            connection.listed = false;
-        }
+        self.slots.spoke(slot);
     }
 }

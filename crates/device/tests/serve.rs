@@ -25,8 +25,8 @@ impl Device for Shout {
         1 << 5
     }
 
-    fn queue_sizes(&self) -> &'static [u16] {
-        &[256, 64]
+    fn queue_sizes(&self) -> Vec<u16> {
+        vec![256, 64]
     }
 
     fn config(&self) -> Vec<u8> {

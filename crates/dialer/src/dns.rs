@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
-use wire::net::{Datagram, Failure, Kind};
+use wire::net::{Datagram, Kind};
 
 use crate::answer::{HEADER, Worth, worth};
 use crate::deadlines::Deadlines;
@@ -30,6 +30,15 @@ const ROUNDS: usize = 3;
 
 /// The longest answer that fits a datagram of UDP over IPv4 (RFC 768).
 const LONGEST: usize = 65507;
+
+/// How a server was asked in vain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Vain {
+    /// It cannot be asked, or does not want to be.
+    Refused,
+    /// It said nothing.
+    Silent,
+}
 
 /// A question that waits for an answer.
 #[derive(Debug)]
@@ -112,7 +121,7 @@ impl Questions {
             attempt: 0,
             poor: None,
         };
-        self.attempt(poller, link, question, Kind::Unreachable)
+        self.attempt(poller, link, question, Vain::Refused)
     }
 
     /// Something happened to a question's socket.
@@ -130,10 +139,7 @@ impl Questions {
             Err(error) => {
                 return match error.raw_os_error().map(Errno::from_raw) {
                     Some(Errno::EAGAIN | Errno::EINTR) => Ok(()),
-                    errno => {
-                        let why = reason(errno.unwrap_or(Errno::UnknownErrno));
-                        self.try_another(poller, link, number, why)
-                    }
+                    _ => self.try_another(poller, link, number, Vain::Refused),
                 };
             }
         };
@@ -150,7 +156,7 @@ impl Questions {
                 if let Some(asked) = self.all.get_mut(&number) {
                     asked.question.poor = Some(answer);
                 }
-                self.try_another(poller, link, number, Kind::Unreachable)
+                self.try_another(poller, link, number, Vain::Refused)
             }
         }
     }
@@ -158,18 +164,18 @@ impl Questions {
     /// Goes on with those whose server has taken too long.
     pub(crate) fn expire(&mut self, poller: &Poller, link: &Link, now: Instant) -> Result<(), End> {
         while let Some(number) = self.deadlines.due(now) {
-            self.try_another(poller, link, number, Kind::Dns)?;
+            self.try_another(poller, link, number, Vain::Silent)?;
         }
         Ok(())
     }
 
-    /// Asks the next server; `why` the last one was in vain, [`Kind::Dns`] if it said nothing.
+    /// Asks the next server; `last` is how the last one was in vain.
     fn try_another(
         &mut self,
         poller: &Poller,
         link: &Link,
         number: u64,
-        why: Kind,
+        last: Vain,
     ) -> Result<(), End> {
         let Some(mut question) = self.take(number) else {
             return Ok(());
@@ -179,7 +185,7 @@ impl Questions {
             self.first = self.first.wrapping_add(1);
         }
         question.attempt = question.attempt.saturating_add(1);
-        self.attempt(poller, link, question, why)
+        self.attempt(poller, link, question, last)
     }
 
     /// Asks servers until one takes the question, or all were asked in vain.
@@ -188,7 +194,7 @@ impl Questions {
         poller: &Poller,
         link: &Link,
         mut question: Question,
-        mut why: Kind,
+        mut last: Vain,
     ) -> Result<(), End> {
         let servers = self.servers.len();
         while question.attempt < servers.saturating_mul(ROUNDS) {
@@ -204,14 +210,16 @@ impl Questions {
             };
             match send(server, &question.text) {
                 Ok(socket) => return Ok(self.wait(poller, question, socket)?),
-                Err(errno) => why = reason(errno),
+                Err(_) => last = Vain::Refused,
             }
             question.attempt = question.attempt.saturating_add(1);
         }
-        match (&question.poor, why) {
+        match (&question.poor, last) {
             (Some(answer), _) => question.answer(link, answer),
-            (None, Kind::Dns) => Ok(()),
-            (None, why) => question.tell(link, why, &[]),
+            (None, Vain::Silent) => Ok(()),
+            // What the guest asked is there, but nobody at its port. Of a host that cannot be
+            // reached its resolver would not hear (ip(7), `IP_RECVERR`), and wait.
+            (None, Vain::Refused) => question.tell(link, Kind::Refused, &[]),
         }
     }
 
@@ -264,12 +272,4 @@ fn send(server: SocketAddr, question: &[u8]) -> Result<UdpSocket, Errno> {
     let sent = socket.connect(server).and_then(|()| socket.send(question));
     let errno = |error: std::io::Error| Errno::from_raw(error.raw_os_error().unwrap_or(0));
     sent.map(|_| socket).map_err(errno)
-}
-
-/// What the guest is told when no server can be asked.
-fn reason(errno: Errno) -> Kind {
-    match outside::failure(errno) {
-        Failure::Refused => Kind::Refused,
-        _ => Kind::Unreachable,
-    }
 }

@@ -153,21 +153,16 @@ fn a_server_that_fails_is_left_for_the_next_and_the_last_answer_counts() {
 }
 
 #[test]
-fn without_any_server_the_guest_hears_that_there_is_no_way() {
-    let rig = rig(&[]);
-    ask(&rig, 7);
-    let expected = (guest(1234), asked(), Kind::Unreachable, vec![]);
-    assert_eq!(rig.device.heard(), expected);
-    rig.end().unwrap();
-}
-
-#[test]
-fn with_dead_servers_only_the_guest_hears_of_it() {
-    let rig = rig(&[nobody(), nobody()]);
-    ask(&rig, 7);
-    let expected = (guest(1234), asked(), Kind::Refused, vec![]);
-    assert_eq!(rig.device.heard(), expected);
-    rig.end().unwrap();
+fn without_a_server_that_can_be_asked_the_guest_hears_that_nobody_is_there() {
+    // None, some that are dead, one of a link that is not said.
+    let unreachable = "[fe80::1]:53".parse().unwrap();
+    for servers in [&[][..], &[nobody(), nobody()], &[unreachable]] {
+        let rig = rig(servers);
+        ask(&rig, 7);
+        let expected = (guest(1234), asked(), Kind::Refused, vec![]);
+        assert_eq!(rig.device.heard(), expected);
+        rig.end().unwrap();
+    }
 }
 
 #[test]

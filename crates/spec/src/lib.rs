@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod image;
+mod interface;
 mod network;
 mod publish;
 mod share;
@@ -14,6 +15,7 @@ mod size;
 use std::path::PathBuf;
 
 pub use image::Image;
+pub use interface::{Interface, InterfaceAddress};
 pub use network::{Link, Network, Rate, Rule, Tap, User};
 pub use publish::Publish;
 pub use share::Share;
@@ -81,6 +83,22 @@ pub enum Error {
     /// Published ports without what leads to them.
     #[error("ports are published with the network \"user\" only; leave out -p, or use that one")]
     PublishWithoutUser,
+    /// One port of the host cannot lead to two of the guest.
+    #[error("{0} is to be published twice; give each one a port, or an address, of its own")]
+    PublishedTwice(Publish),
+    /// Not an interface's name.
+    #[error("\"{0}\" is not an interface's name: 1 to 15 bytes without spaces, / : or %")]
+    Interface(String),
+    /// Not an address of an interface.
+    #[error("{0}")]
+    InterfaceAddress(String),
+    /// An MTU that no machine of ours can have.
+    #[error(
+        "an MTU of {0} is not possible: give {min} to {max}",
+        min = Link::MTU_MIN,
+        max = Link::MTU_MAX
+    )]
+    Mtu(u16),
     /// Not a host name.
     #[error(
         "\"{0}\" is not a host name: 1 to 64 letters, digits, hyphens and dots, \
@@ -129,13 +147,27 @@ impl MachineSpec {
     /// Whether its parts agree.
     ///
     /// # Errors
-    /// [`Error::PublishWithoutUser`].
-    pub const fn check(&self) -> Result<(), Error> {
-        match self.network {
+    /// [`Error::PublishWithoutUser`], [`Error::PublishedTwice`], [`Error::Mtu`].
+    pub fn check(&self) -> Result<(), Error> {
+        let link = match &self.network {
+            Network::User(user) => Some(user.link),
             Network::None | Network::Tap(_) if !self.publish.is_empty() => {
-                Err(Error::PublishWithoutUser)
+                return Err(Error::PublishWithoutUser);
             }
-            _ => Ok(()),
+            Network::Tap(tap) => Some(tap.link),
+            Network::None => None,
+        };
+        let possible = Link::MTU_MIN..=Link::MTU_MAX;
+        match link.and_then(|link| link.mtu) {
+            Some(mtu) if !possible.contains(&mtu) => return Err(Error::Mtu(mtu)),
+            _ => {}
+        }
+        let earlier = |index| self.publish.iter().take(index);
+        let twice = self.publish.iter().enumerate();
+        let mut twice = twice.filter(|(index, one)| earlier(*index).any(|other| one.meets(other)));
+        match twice.next() {
+            Some((_, one)) => Err(Error::PublishedTwice(*one)),
+            None => Ok(()),
         }
     }
 }
@@ -189,6 +221,51 @@ mod tests {
         }
         machine.publish.clear();
         assert!(machine.check().is_ok());
+    }
+
+    #[test]
+    fn a_port_of_the_host_is_published_once() {
+        let check = |ports: &[&str]| {
+            let mut machine = MachineSpec::new(Image::Host);
+            machine.publish = ports.iter().map(|port| port.parse().unwrap()).collect();
+            machine.check()
+        };
+        for twice in [
+            ["8080:80", "8080:81"],
+            ["0.0.0.0:8080:80", "8080:80"],
+            ["[::1]:8080:80", "[::]:8080:80"],
+            ["8000-8009:1-10", "8009:80"],
+        ] {
+            let message = check(&twice).unwrap_err().to_string();
+            assert!(message.contains("published twice"), "{message}");
+        }
+        let message = check(&["53:53/udp", "53:54/udp"]).unwrap_err().to_string();
+        assert!(message.starts_with("127.0.0.1:53:54/udp is"), "{message}");
+        for apart in [
+            ["8080:80", "8080:80/udp"],
+            ["8080:80", "127.0.0.2:8080:80"],
+            ["0.0.0.0:8080:80", "[::]:8080:80"],
+            ["8000-8009:1-10", "8010:80"],
+            ["0:80", "0:80"],
+        ] {
+            assert_eq!(check(&apart), Ok(()), "{apart:?}");
+        }
+    }
+
+    #[test]
+    fn an_mtu_that_was_not_parsed_is_checked_too() {
+        let mut machine = MachineSpec::new(Image::Host);
+        let link = |mtu| Link {
+            mtu: Some(mtu),
+            rate: None,
+        };
+        for (mtu, sound) in [(1279, false), (1280, true), (65520, true), (65521, false)] {
+            machine.network = Network::User(User {
+                link: link(mtu),
+                ..User::default()
+            });
+            assert_eq!(machine.check().is_ok(), sound, "{mtu}");
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::{
     str::FromStr,
 };
 
-use crate::Error;
+use crate::{Error, Interface};
 
 /// How a guest is connected.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -153,9 +153,11 @@ impl FromStr for Network {
                 let name = other
                     .strip_prefix("tap=")
                     .ok_or_else(|| wrong(format!("there is no network \"{other}\"")))?;
-                let name = interface(name).map_err(wrong)?;
+                let name: Interface = name
+                    .parse()
+                    .map_err(|error: Error| wrong(error.to_string()))?;
                 let options = Options::read(parts, false).map_err(wrong)?;
-                options.tap(name).map_err(wrong)?
+                options.tap(name.as_str().to_owned()).map_err(wrong)?
             }
         };
         Ok(options)
@@ -228,6 +230,17 @@ impl Options {
                     packets: Some(scaled(value)?),
                     ..rate()
                 });
+            }
+            "allow" | "deny" | "host" => {
+                return Err(format!(
+                    "\"{key}\" is for the network \"user\"; what passes a TAP device is for this \
+                     host's firewall to say"
+                ));
+            }
+            "address" | "gateway" | "dns" => {
+                return Err(format!(
+                    "\"{key}\" is for a TAP device; in the network \"user\" these are fixed"
+                ));
             }
             _ => return Err(format!("there is no setting \"{key}\"")),
         }
@@ -334,7 +347,7 @@ fn address(text: &str) -> Result<IpAddr, String> {
 }
 
 /// `ADDRESS/PREFIX`: an interface's own address and how much of it is its subnet's.
-fn interface_address(text: &str) -> Result<(IpAddr, u8), String> {
+pub(crate) fn interface_address(text: &str) -> Result<(IpAddr, u8), String> {
     let parts = text.split_once('/');
     let (own, digits) = parts.ok_or_else(|| {
         format!("\"{text}\" does not say how long its subnet's prefix is, as in 192.0.2.2/24")
@@ -407,16 +420,6 @@ fn scaled(text: &str) -> Result<u64, String> {
         .zip(scale)
         .and_then(|(number, scale)| number.checked_mul(scale))
         .ok_or_else(|| format!("\"{text}\" is not a number, as in 100M"))
-}
-
-/// A name that Linux takes for an interface.
-fn interface(name: &str) -> Result<String, String> {
-    let sound = (1..=15).contains(&name.len())
-        && !matches!(name, "." | "..")
-        && !name.contains(|c: char| c == '/' || c == ':' || c.is_whitespace() || c == '\0');
-    sound
-        .then(|| name.to_owned())
-        .ok_or_else(|| format!("\"{name}\" is not an interface's name"))
 }
 
 #[cfg(test)]
@@ -522,14 +525,19 @@ mod tests {
         wrong("none,mtu=1500", "nothing to set");
         wrong("tap=", "not an interface");
         wrong("tap=a/b", "not an interface");
-        wrong("tap=t,allow=10.0.0.0/8", "no setting \"allow\"");
+        wrong(
+            "tap=t,allow=10.0.0.0/8",
+            "\"allow\" is for the network \"user\"",
+        );
+        wrong("tap=t,host=80", "firewall");
         wrong("tap=t,address=192.0.2.9", "does not say how long");
         wrong("tap=t,address=192.0.2.9/33", "0 to 32");
         wrong("tap=t,gateway=192.0.2.0/24", "not an address");
         wrong("tap=t,gateway=192.0.2.1", "without an address of its kind");
         let two = "tap=t,address=192.0.2.9/24,gateway=192.0.2.1,gateway=192.0.2.2";
         wrong(two, "192.0.2.2 is a second gateway");
-        wrong("user,dns=192.0.2.1", "no setting \"dns\"");
+        wrong("user,dns=192.0.2.1", "\"dns\" is for a TAP device");
+        wrong("user,speed=1G", "no setting \"speed\"");
         wrong("user,allow", "not KEY=VALUE");
         wrong("user,allow=10.0.0.1/8", "10.0.0.0/8 is the network");
         wrong("user,allow=10.0.0.0/33", "0 to 32");

@@ -1,6 +1,7 @@
 //! Ports of the host that lead to the guest.
 
 use std::{
+    fmt,
     net::{IpAddr, Ipv4Addr},
     str::FromStr,
 };
@@ -25,6 +26,37 @@ pub struct Publish {
 impl Publish {
     /// Where published ports listen: for programs of the host only.
     pub const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+    /// Whether one port of the host is in both.
+    pub(crate) fn meets(&self, other: &Self) -> bool {
+        let all = |one: &Self| one.address.is_unspecified();
+        let addresses = self.address == other.address
+            || self.address.is_ipv4() == other.address.is_ipv4() && (all(self) || all(other));
+        let (own, others) = (last(self.host, self.count), last(other.host, other.count));
+        // Any port is another one each time.
+        let ports = self.host != 0 && other.host != 0 && self.host <= others && other.host <= own;
+        self.udp == other.udp && addresses && ports
+    }
+}
+
+const fn last(first: u16, count: u16) -> u16 {
+    first.saturating_add(count.saturating_sub(1))
+}
+
+impl fmt::Display for Publish {
+    /// As it is parsed.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.address {
+            IpAddr::V4(address) => write!(f, "{address}:")?,
+            IpAddr::V6(address) => write!(f, "[{address}]:")?,
+        }
+        let range = |first| match (first, self.count) {
+            (0, _) | (_, 1) => first.to_string(),
+            (first, count) => format!("{first}-{}", last(first, count)),
+        };
+        let protocol = if self.udp { "udp" } else { "tcp" };
+        write!(f, "{}:{}/{protocol}", range(self.host), range(self.guest))
+    }
 }
 
 impl FromStr for Publish {
@@ -119,6 +151,17 @@ mod tests {
         let six = "::".to_owned();
         assert_eq!(parsed("[::]:9000-9002:90-92"), (six, 9000, 90, 3, false));
         assert_eq!(parsed("0:90-92"), (local(), 0, 90, 3, false));
+    }
+
+    #[test]
+    fn what_is_printed_is_parsed_again() {
+        for text in [
+            "127.0.0.1:8080:80/tcp",
+            "[::1]:0:90-92/udp",
+            "0.0.0.0:9000-9002:90-92/tcp",
+        ] {
+            assert_eq!(text.parse::<Publish>().unwrap().to_string(), text);
+        }
     }
 
     #[test]

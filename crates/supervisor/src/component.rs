@@ -114,8 +114,17 @@ impl Component {
 
     /// Takes the component's answer to the start message, which has arrived.
     pub(crate) fn read_ready(&mut self) -> Result<(), Error> {
+        self.ready_within(MESSAGE_WITHIN)
+    }
+
+    /// Waits for the component's answer to the start message.
+    pub(crate) fn await_ready(&mut self) -> Result<(), Error> {
+        self.ready_within(READY_WITHIN)
+    }
+
+    fn ready_within(&mut self, limit: Duration) -> Result<(), Error> {
         self.due = None;
-        let answer = handoff::await_ready(&self.channel, MESSAGE_WITHIN)
+        let answer = handoff::await_ready(&self.channel, limit)
             .and_then(|()| self.channel.set_timeout(Some(MESSAGE_WITHIN)));
         answer.map_err(|source| {
             let name = self.name.clone();

@@ -21,6 +21,7 @@ mod component;
 mod console;
 mod launch;
 mod link;
+mod lone;
 mod machine;
 mod memory;
 mod plan;
@@ -32,6 +33,8 @@ mod watch;
 
 use std::{io, path::PathBuf, time::Duration};
 
+#[doc(hidden)]
+pub use lone::Lone;
 pub use machine::{Machine, ProcessInfo, Timings};
 pub use plan::{Device, Dialer, Nameservers, Plan, Uplink};
 pub use programs::Programs;

@@ -79,9 +79,10 @@ pub enum Uplink {
 }
 
 impl Device {
-    /// The network device (virtio 1.2, section 5.1): receive, transmit and control.
+    /// The network device (virtio 1.2, section 5.1): pairs of receive and transmit, and control.
     const NET_ID: u16 = 1;
-    const NET_QUEUES: [u16; 3] = [1024, 1024, 64];
+    const NET_QUEUE: u16 = 1024;
+    const NET_CONTROL: u16 = 64;
     /// The file-system device (virtio 1.2, section 5.11): a high priority queue and one request
     /// queue.
     const FS_ID: u16 = 26;
@@ -121,6 +122,9 @@ impl Device {
             Uplink::User(dialer) => (None, Some(dialer)),
             Uplink::Tap(tap) => (Some(tap), None),
         };
+        let pairs = usize::from(config.pairs);
+        let mut queues = vec![Self::NET_QUEUE; pairs.saturating_mul(2)];
+        queues.push(Self::NET_CONTROL);
         let resources = [("tap", tap), ("pcap", pcap)];
         let resources = resources
             .into_iter()
@@ -129,7 +133,7 @@ impl Device {
             name: "net".to_owned(),
             component: "dev-net".to_owned(),
             virtio_id: Self::NET_ID,
-            queues: Self::NET_QUEUES.to_vec(),
+            queues,
             config: encode(config)?,
             resources: resources.collect(),
             dialer,

@@ -33,11 +33,12 @@ const QEMU: [&str; 4] = ["-accel", "tcg", "-cpu", "EPYC-v1,+svm,+npt"];
 const COMMAND_LINE: &str = "mitigations=off softlockup_panic=1";
 
 /// What is done once in the box: tests run as ordinary users too, and there is no udev; root may
-/// limit what its machines take. The kernel itself opens /dev/net/tun to all.
+/// limit what its machines take.
 const FINISH: [&str; 3] = [
     "/bin/sh",
     "-c",
-    "chmod 666 /dev/kvm && echo +memory +pids +cpu >/sys/fs/cgroup/cgroup.subtree_control",
+    "chmod 666 /dev/kvm /dev/net/tun && \
+     echo +memory +pids +cpu >/sys/fs/cgroup/cgroup.subtree_control",
 ];
 
 /// Boots the box: the host's root, read-only below, and these directories, written through.

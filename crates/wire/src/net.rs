@@ -21,6 +21,8 @@ pub struct Config {
     pub mac: [u8; 6],
     /// The largest IP packet in bytes, 1280 to 65520 (virtio 1.2, section 5.1.4).
     pub mtu: u16,
+    /// Pairs of queues, 1 to [`MAX_PAIRS`]; one for [`Backend::Tap`].
+    pub pairs: u16,
     /// Where packets go.
     pub backend: Backend,
     /// What the guest may send.
@@ -28,6 +30,9 @@ pub struct Config {
     /// What the guest may receive.
     pub receiving: Option<Rate>,
 }
+
+/// The most pairs of queues of a network device.
+pub const MAX_PAIRS: u16 = 8;
 
 /// A token bucket each for bytes and packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -78,7 +78,7 @@ pub(crate) fn bench(mut plan: Plan) -> Result {
     // Its rival is installed for the testbed; a host with a KVM of its own needs it here.
     setup::for_machines(true)?;
     if plan.tables.contains(&Table::Network) {
-        setup::for_network()?;
+        setup::for_programs(&network::PROGRAMS)?;
     }
     let place = Place::ready()?;
     if place.testbed.is_none() {

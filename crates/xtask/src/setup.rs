@@ -5,7 +5,6 @@ use std::{env, fs, path::Path};
 use testbed::TARGET;
 
 use crate::{
-    bench::network,
     command::{output, program, succeed},
     error::{Error, Result},
 };
@@ -42,12 +41,19 @@ pub(crate) fn for_machines(testbed: bool) -> Result<()> {
     }
 }
 
-/// What is needed to measure networks.
+/// What is needed to test the network with real programs. Those tests take root.
 pub(crate) fn for_network() -> Result<()> {
-    let missing = network::PACKAGES.iter();
-    let missing = missing.filter(|(program, _)| !in_path(program));
-    install(&missing.map(|(_, package)| *package).collect::<Vec<_>>())?;
-    network::fetch_server()
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    for_programs(tests::NETWORK_PROGRAMS)
+}
+
+/// Programs, each with the package that has it.
+pub(crate) fn for_programs(programs: &[(&str, &str)]) -> Result<()> {
+    let missing = programs.iter().filter(|(program, _)| !in_path(program));
+    let packages: Vec<_> = missing.map(|(_, package)| *package).collect();
+    install(&packages)
 }
 
 /// What is needed to build the fuzz targets: libFuzzer is written in C++.

@@ -13,6 +13,7 @@ use crate::{
     deps,
     error::Result,
     run::{self, Place},
+    setup,
 };
 
 /// A stage of the tests.
@@ -22,6 +23,8 @@ pub(crate) enum Stage {
     Crates,
     /// Micro-guests on this host's KVM.
     Quest,
+    /// The network with real programs, in network namespaces: no machine is booted.
+    Network,
     /// Linux guests end to end, here or in the testbed.
     Machines,
 }
@@ -29,11 +32,14 @@ pub(crate) enum Stage {
 /// Runs the stages, all if none is named, and sums up. A failed stage does not keep the others from
 /// running.
 pub(crate) fn test(stages: &[Stage]) -> Result {
-    let all = [Stage::Crates, Stage::Quest, Stage::Machines];
+    let all = [Stage::Crates, Stage::Quest, Stage::Network, Stage::Machines];
     let stages = if stages.is_empty() { &all } else { stages };
     let begin = Instant::now();
     // Everything is installed and built before anything is timed, and the testbed boots once.
     let place = Place::ready()?;
+    if stages.contains(&Stage::Network) {
+        setup::for_network()?;
+    }
     let mut summary = Summary::default();
     summary.add("set-up and build", begin.elapsed(), 0);
     for stage in stages {
@@ -49,6 +55,7 @@ impl Stage {
         match self {
             Self::Crates => "crates",
             Self::Quest => "quest",
+            Self::Network => "network",
             Self::Machines => "machines",
         }
     }
@@ -67,12 +74,15 @@ impl Stage {
             ])),
             // A host without any KVM has it in the testbed.
             Self::Quest => run::quest(place.testbed.is_some() && !has_kvm()),
-            Self::Machines => exit_code(
-                cargo(&["test", "--package", "tests", "--no-fail-fast"])
-                    .env(BIN_DIR, &place.bin_dir),
-            ),
+            Self::Network => end_to_end("net", place),
+            Self::Machines => end_to_end("e2e", place),
         }
     }
+}
+
+/// A binary of end-to-end tests, with the product that was built.
+fn end_to_end(binary: &str, place: &Place) -> Result {
+    exit_code(cargo(&["test", "--package", "tests", "--test", binary]).env(BIN_DIR, &place.bin_dir))
 }
 
 fn has_kvm() -> bool {

@@ -141,6 +141,7 @@ pub(crate) const HOUSE: &[Row] = &[
             "policy-table",
             "supervisor",
             "testbed",
+            "tests",
             "wire",
         ],
         &[],
@@ -153,7 +154,9 @@ pub(crate) const HOUSE: &[Row] = &[
             "crumble",
             "kernel",
             "spec",
+            "supervisor",
             "testbed",
+            "vq-driver",
             "wire",
         ],
         &[
@@ -161,7 +164,9 @@ pub(crate) const HOUSE: &[Row] = &[
             "crumble",
             "kernel",
             "spec",
+            "supervisor",
             "testbed",
+            "vq-driver",
             "wire",
         ],
     ),
@@ -217,6 +222,7 @@ pub(crate) type Exception = (&'static str, &'static str);
 
 /// Licences that need no thought.
 pub(crate) const LICENCES: &[&str] = &[
+    "0BSD",
     "Apache-2.0",
     "Apache-2.0 WITH LLVM-exception",
     "BSD-2-Clause",
@@ -231,6 +237,11 @@ pub(crate) const DUPLICATES: &[Exception] = &[
     (
         "embedded-io",
         "postcard offers two versions of it and uses neither",
+    ),
+    ("hash32", "as heapless, of which it is a part"),
+    (
+        "heapless",
+        "smoltcp moved on, which is in tests only; postcard has not",
     ),
     (
         "syn",

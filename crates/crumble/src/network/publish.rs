@@ -170,6 +170,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::network::namespace::in_a_namespace;
 
     fn bound(text: &str) -> Result<(Vec<Published>, Vec<OwnedFd>), Error> {
         bind_all(&[text.parse().unwrap()])
@@ -239,9 +240,25 @@ mod tests {
 
     #[test]
     fn a_port_of_root_s_names_the_setting() {
-        let error = io::Error::from(Errno::EACCES);
-        let hint = hint(&error, 80, false);
-        assert!(hint.contains("ip_unprivileged_port_start=80"), "{hint}");
+        in_a_namespace(
+            "network::publish::tests::in_a_namespace_without_rights",
+            "AS='setpriv --bounding-set=-all --inh-caps=-all --securebits=+noroot --'",
+        );
+    }
+
+    #[test]
+    #[ignore = "it is run by the one above"]
+    fn in_a_namespace_without_rights() {
+        let message = refused("80:8080");
+        for word in [
+            "cannot publish 127.0.0.1:80/tcp",
+            "the ports from 1024 on",
+            "`sudo sysctl net.ipv4.ip_unprivileged_port_start=80`",
+            "Permission denied",
+        ] {
+            assert!(message.contains(word), "{message}");
+        }
+        assert!(refused("80:53/udp").contains("127.0.0.1:80/udp"));
     }
 
     #[test]

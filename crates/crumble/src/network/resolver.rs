@@ -186,9 +186,15 @@ mod tests {
         let missing = Found(read(&path));
         assert!(missing.warning().unwrap().contains("cannot be read"));
         assert_eq!(missing.unwrap_or_default(), Resolver::default());
-        std::fs::write(&path, "").unwrap();
-        let warning = Found(read(&path)).warning().unwrap();
-        assert!(warning.contains("no name server"), "{warning}");
+        for text in [
+            "",
+            "# nameserver 192.0.2.1\n; none\n",
+            "search example.org\n",
+        ] {
+            std::fs::write(&path, text).unwrap();
+            let warning = Found(read(&path)).warning().unwrap();
+            assert!(warning.contains("no name server"), "{warning}");
+        }
     }
 
     #[test]

@@ -25,7 +25,7 @@ const HEADER: libc::c_int = 12;
 ///
 /// # Errors
 /// [`Error::Tap`], with what would mend it.
-pub(crate) fn open(name: &str) -> Result<OwnedFd, Error> {
+pub fn open(name: &str) -> Result<OwnedFd, Error> {
     let failed = |hint: fn(Errno, &str) -> String| {
         move |source: io::Error| {
             let errno = source
@@ -122,12 +122,12 @@ fn make(name: &str) -> String {
 mod tests {
     use std::{
         io::Read,
-        process::Command,
         thread,
         time::{Duration, Instant},
     };
 
     use super::*;
+    use crate::network::namespace::in_a_namespace;
 
     #[test]
     fn a_device_that_does_not_exist_comes_with_the_command_that_makes_it() {
@@ -146,27 +146,10 @@ mod tests {
         assert!(known.iter().any(|text| message.contains(text)), "{message}");
     }
 
-    /// The tests of this module that need a network namespace, in one of their own.
-    fn in_a_namespace(test: &str, prepare: &str) {
-        let script =
-            format!("{prepare} && exec \"$0\" --exact --ignored network::tap::tests::{test}");
-        let output = Command::new("unshare")
-            .args(["--user", "--map-root-user", "--net", "sh", "-c", &script])
-            .arg(std::env::current_exe().unwrap())
-            .output()
-            .unwrap();
-        let text = [output.stdout, output.stderr].concat();
-        let text = String::from_utf8_lossy(&text);
-        assert!(
-            output.status.success() && text.contains("1 passed"),
-            "{text}"
-        );
-    }
-
     #[test]
     fn a_device_is_opened_once_and_its_packets_have_headers() {
         in_a_namespace(
-            "in_a_namespace_with_a_device",
+            "network::tap::tests::in_a_namespace_with_a_device",
             "ip tuntap add crumble-t mode tap && ip link set crumble-t up",
         );
     }
@@ -187,6 +170,39 @@ mod tests {
         }
         assert_eq!(packet[12 + 12..][..2], [0x86, 0xdd], "IPv6");
         assert_eq!(packet[12 + 14] >> 4, 6);
+    }
+
+    #[test]
+    fn without_the_device_file_there_is_the_command_that_mends_it() {
+        in_a_namespace(
+            "network::tap::tests::in_a_namespace_without_the_device_file",
+            "mount -t tmpfs none /dev/net",
+        );
+    }
+
+    #[test]
+    #[ignore = "it is run by the one above"]
+    fn in_a_namespace_without_the_device_file() {
+        let error = wire::chain(&open("lo").unwrap_err());
+        assert!(
+            error.contains("no /dev/net/tun: `sudo modprobe tun`"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_closed_device_file_comes_with_the_command_that_opens_it() {
+        in_a_namespace(
+            "network::tap::tests::in_a_namespace_with_a_closed_device_file",
+            "mount --bind /dev/net /dev/net && mount -o remount,bind,nodev /dev/net",
+        );
+    }
+
+    #[test]
+    #[ignore = "it is run by the one above"]
+    fn in_a_namespace_with_a_closed_device_file() {
+        let error = wire::chain(&open("lo").unwrap_err());
+        assert!(error.contains("`sudo chmod 0666 /dev/net/tun`"), "{error}");
     }
 
     #[test]

@@ -24,6 +24,10 @@ pub(crate) fn answer(link: &Link, head: &[u8], ours: impl Fn(Ipv4Addr) -> bool) 
     if !ours(Ipv4Addr::from(target_address)) {
         return None;
     }
+    let link = Link {
+        guest: sender,
+        ..*link
+    };
     let mut reply = link.arp();
     put(&mut reply, &KINDS);
     put(&mut reply, &REPLY);

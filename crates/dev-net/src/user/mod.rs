@@ -77,6 +77,15 @@ impl User {
         })
     }
 
+    /// The guest may have another hardware address than it began with, and another device may have
+    /// been told so.
+    fn note_mac(&mut self, head: &[u8], ip: &Ip) {
+        let own = addresses::guest(&self.addresses, ip.source) == Some(ip.source);
+        if own && let Some(mac) = head.get(6..).and_then(<[u8]>::first_chunk) {
+            self.link.guest = *mac;
+        }
+    }
+
     fn take_ip(
         &mut self,
         header: &Header,
@@ -316,6 +325,8 @@ impl User {
 
     /// Delivers datagrams from the dialer.
     fn deliver(&mut self, receive: &mut Receive<'_, '_>) -> Result<Pass, NoBuffers> {
+        // What is of no connection comes by the first pair.
+        receive.select(0);
         for _ in 0..DATAGRAMS {
             // What is received must be sent: without room it stays where it is.
             self.outbox.flush(receive)?;
@@ -444,7 +455,8 @@ impl Backend for User {
         self.link.guest = mac;
     }
 
-    fn transmit(&mut self, mut packet: Buffers<'_>, now: Instant) {
+    fn transmit(&mut self, mut packet: Buffers<'_>, pair: u16, now: Instant) {
+        self.transport.pair = pair;
         let mut header = [0; Header::SIZE];
         if packet.peek(&mut header) < Header::SIZE {
             return;
@@ -465,7 +477,10 @@ impl Backend for User {
                     self.outbox.raw(reply);
                 }
             }
-            Some(Content::Ip(ip)) => self.take_ip(&header, head, ip, packet, now),
+            Some(Content::Ip(ip)) => {
+                self.note_mac(head, &ip);
+                self.take_ip(&header, head, ip, packet, now);
+            }
         }
     }
 
@@ -492,6 +507,7 @@ impl Backend for User {
         let delivered = self.deliver(receive).and_then(|datagrams| {
             let (transport, mut parts) = self.split(now);
             let streams = transport.speak(&mut parts, receive)?;
+            receive.select(0);
             self.outbox.flush(receive)?;
             let both = datagrams == Pass::Finished && streams == Pass::Finished;
             Ok(if both {

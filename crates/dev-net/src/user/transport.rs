@@ -40,6 +40,8 @@ pub(crate) struct Transport {
     sources: Option<(Sources, u16)>,
     mtu: u16,
     features: u64,
+    /// The pair of queues that the guest's packet came by.
+    pub(super) pair: u16,
 }
 
 /// Initial sequence numbers that nobody can guess (RFC 9293, section 3.4.1).
@@ -72,6 +74,7 @@ impl Transport {
             sources: None,
             mtu,
             features: 0,
+            pair: 0,
         }
     }
 
@@ -125,6 +128,7 @@ impl Transport {
         let Some(connection) = self.table.get_mut(slot) else {
             return;
         };
+        connection.pair = self.pair;
         let fate = connection.accept(segment, payload, parts.now);
         self.settle(parts, slot, fate);
     }
@@ -144,7 +148,8 @@ impl Transport {
             return true;
         };
         let isn = self.numbers.next(&key, parts.now);
-        let connection = Connection::dialing(key, syn, isn, limit, parts.now);
+        let mut connection = Connection::dialing(key, syn, isn, limit, parts.now);
+        connection.pair = self.pair;
         let Some(slot) = self.table.insert(connection) else {
             return true;
         };
@@ -339,6 +344,7 @@ impl Transport {
             let Some(connection) = self.table.get_mut(slot) else {
                 continue;
             };
+            receive.select(connection.pair);
             let limits = limits(self.mtu, self.features, connection.key.remote.ip());
             let said = connection.say(limits, parts.now, |key, segment, payload, mss| {
                 send(receive, parts.link, key, &segment, payload, mss)

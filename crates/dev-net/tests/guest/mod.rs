@@ -24,7 +24,9 @@ use dev_net::{Net, OtherEnd};
 use device::serve::Server;
 use handoff::Channel;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
-use vq_driver::{Buffer, Driver, F_EVENT_IDX, F_INDIRECT_DESC, Setup};
+use vq_driver::{
+    Buffer, Driver, F_EVENT_IDX, F_INDIRECT_DESC, Frontend, PROTOCOL_REPLY_ACK, Setup,
+};
 use wire::net::{Addresses, Backend, Config};
 
 pub const MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x15];
@@ -58,6 +60,7 @@ pub fn config(mtu: u16) -> Config {
     Config {
         mac: MAC,
         mtu,
+        pairs: 1,
         backend: Backend::User(Addresses::default()),
         sending: None,
         receiving: None,
@@ -164,6 +167,27 @@ impl Guest {
         }
         guest.driver.queues[0].kick().unwrap();
         guest
+    }
+
+    /// Another device takes the place of the one that there was, as a VMM makes it.
+    pub fn moves_to(&mut self, host: &Host) {
+        let Driver {
+            frontend,
+            memory,
+            features,
+            ..
+        } = &mut self.driver;
+        *frontend = Frontend::new(host.socket.try_clone().unwrap(), PATIENCE).unwrap();
+        frontend.set_owner().unwrap();
+        frontend.features().unwrap();
+        frontend.protocol_features().unwrap();
+        frontend.set_protocol_features(PROTOCOL_REPLY_ACK).unwrap();
+        frontend.set_features(*features).unwrap();
+        frontend.set_memory(memory).unwrap();
+        for index in 0..3_u8 {
+            let base = self.driver.queues[usize::from(index)].used_index();
+            self.driver.start_queue(index, base).unwrap();
+        }
     }
 
     fn offer(&mut self, address: u64) {

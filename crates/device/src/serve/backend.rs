@@ -59,7 +59,7 @@ pub(super) struct Backend<D> {
     memory: GuestMemoryAtomic<GuestMemoryMmap<()>>,
     config: Vec<u8>,
     features: u64,
-    queue_sizes: &'static [u16],
+    queue_sizes: Vec<u16>,
 }
 
 impl<D: Device> Backend<D> {
@@ -68,13 +68,13 @@ impl<D: Device> Backend<D> {
         Self {
             config: device.config(),
             features: device.features() | COMMON_FEATURES,
-            queue_sizes,
             memory,
             inner: Mutex::new(Inner {
                 queues: queue_sizes.iter().map(|_| QueueState::default()).collect(),
                 stopped: vec![true; queue_sizes.len()],
                 device,
             }),
+            queue_sizes,
         }
     }
 

@@ -6,6 +6,7 @@
 mod backend;
 mod buffers;
 mod queue;
+mod slots;
 mod vectored;
 mod vring;
 
@@ -24,6 +25,7 @@ use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 pub use backend::Sources;
 pub use buffers::Buffers;
 pub use queue::{Chain, Memory, Queue};
+pub use slots::{Slots, Speaker};
 pub use virtio_queue::{Reader, Writer};
 
 /// Why the device was called.
@@ -56,7 +58,7 @@ pub trait Device: Send + 'static {
     }
 
     /// The largest size of each queue. The length is the number of queues.
-    fn queue_sizes(&self) -> &'static [u16];
+    fn queue_sizes(&self) -> Vec<u16>;
 
     /// The configuration space.
     fn config(&self) -> Vec<u8>;

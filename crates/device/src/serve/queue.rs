@@ -171,16 +171,22 @@ impl<'a> Queue<'a> {
             let offset = slot.saturating_mul(8).saturating_add(4);
             let head = u32::from(chain.inner.head_index());
             let element = (u64::from(written) << 32) | u64::from(head);
+            // The driver made this head available, whatever its number.
+            fine &= head < u32::from(size);
             fine &= store(&self.memory, ring, offset, &element.to_le_bytes());
             index += 1;
             self.state.returned = self.state.returned.saturating_add(1);
+        }
+        if !fine {
+            self.break_off("a head in it is out of range, or its used ring is");
+            return;
         }
         self.vring.get_queue_mut().set_next_used(index.0);
         let address = GuestAddress(ring.saturating_add(2));
         let published = self
             .memory
             .store(index.0.to_le(), address, Ordering::Release);
-        if !fine || published.is_err() {
+        if published.is_err() {
             self.break_off("its used ring cannot be written");
         }
     }

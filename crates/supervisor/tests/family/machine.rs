@@ -170,6 +170,7 @@ fn network(moved: Arc<AtomicBool>, record: File) -> Device {
     let config = Config {
         mac: [2; 6],
         mtu: 1500,
+        pairs: 1,
         backend: Backend::User(Addresses::default()),
         sending: None,
         receiving: None,

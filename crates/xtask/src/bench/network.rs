@@ -18,11 +18,13 @@ use self::{
 use super::traffic::difference;
 use crate::error::{Error, Result};
 
-pub(crate) use host::fetch_server;
-
-/// The packages whose programs run in the guests and on the host.
-pub(crate) const PACKAGES: [(&str, &str); 3] =
-    [("iperf3", "iperf3"), ("wrk", "wrk"), ("ip", "iproute2")];
+/// What runs in the guests and on the host, and the Debian package of each.
+pub(crate) const PROGRAMS: [(&str, &str); 4] = [
+    ("ip", "iproute2"),
+    ("iperf3", "iperf3"),
+    ("nginx", "nginx-light"),
+    ("wrk", "wrk"),
+];
 
 /// How long a number is measured, for programs' command lines.
 const SECONDS: &str = "2";

@@ -1,8 +1,10 @@
-//! The connections, by slot and by addresses; the order in which they speak; their timers.
+//! The connections, by slot and by addresses; what they may keep; their timers.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{BinaryHeap, HashMap};
 use std::time::{Duration, Instant};
+
+use device::serve::{Slots, Speaker};
 
 use super::connection::{Connection, Key};
 
@@ -28,14 +30,17 @@ const EXTRA: usize = 96 * 1024 * 1024;
 /// A timer: when, whose, and which of those that had the slot.
 type Timer = Reverse<(Instant, u16, u32)>;
 
-/// Connections. A slot is a small number that stays with a connection for its life.
+impl Speaker for Connection {
+    fn has_something_to_say(&self) -> bool {
+        self.is_due()
+    }
+}
+
+/// Connections.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
-    slots: Vec<Option<Connection>>,
-    free: Vec<u16>,
+    slots: Slots<Connection>,
     by_key: HashMap<Key, u16>,
-    /// Slots with something to say, each once, next first.
-    speakers: VecDeque<u16>,
     timers: BinaryHeap<Timer>,
     generations: u32,
     dialing: usize,
@@ -44,13 +49,9 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    pub(crate) fn len(&self) -> usize {
-        self.slots.len().saturating_sub(self.free.len())
-    }
-
     /// The bytes that a new connection may keep in each direction; none if there are too many.
     pub(crate) fn limit(&self) -> Option<usize> {
-        (self.len() < MAX_CONNECTIONS).then_some(SMALL)
+        (self.slots.len() < MAX_CONNECTIONS).then_some(SMALL)
     }
 
     /// Lets a connection that moved as much as it may keep have twice that.
@@ -72,7 +73,7 @@ impl Table {
 
     /// Takes from those that do nothing what they have beyond the least.
     fn reclaim(&mut self, now: Instant) {
-        for connection in self.slots.iter_mut().flatten() {
+        for (_, connection) in self.slots.iter_mut() {
             if now.saturating_duration_since(connection.active) >= IDLE && connection.is_empty() {
                 let extra = connection.limit().saturating_sub(SMALL);
                 connection.set_limit(SMALL);
@@ -82,7 +83,7 @@ impl Table {
     }
 
     pub(crate) fn get_mut(&mut self, slot: u16) -> Option<&mut Connection> {
-        self.slots.get_mut(usize::from(slot))?.as_mut()
+        self.slots.get_mut(slot)
     }
 
     pub(crate) fn find(&self, key: &Key) -> Option<u16> {
@@ -97,12 +98,12 @@ impl Table {
     /// The one that did nothing for the longest time, if there must be room for another. It is for
     /// the caller to remove.
     pub(crate) fn victim(&self, now: Instant) -> Option<u16> {
-        if self.len() < MAX_CONNECTIONS {
+        if self.slots.len() < MAX_CONNECTIONS {
             return None;
         }
-        let oldest = (0u16..)
-            .zip(&self.slots)
-            .filter_map(|(slot, connection)| Some((connection.as_ref()?.active, slot)))
+        let all = self.slots.iter();
+        let oldest = all
+            .map(|(slot, connection)| (connection.active, slot))
             .min()?;
         let idle = now.saturating_duration_since(oldest.0) >= IDLE;
         idle.then_some(oldest.1)
@@ -110,21 +111,14 @@ impl Table {
 
     /// Adds a connection whose key is not in use; `None` if there are too many.
     pub(crate) fn insert(&mut self, mut connection: Connection) -> Option<u16> {
-        if self.len() >= MAX_CONNECTIONS {
+        if self.slots.len() >= MAX_CONNECTIONS {
             return None;
         }
         let key = connection.key;
         let dialing = usize::from(connection.is_dialing());
         self.generations = self.generations.wrapping_add(1);
         connection.generation = self.generations;
-        let slot = if let Some(slot) = self.free.pop() {
-            *self.slots.get_mut(usize::from(slot))? = Some(connection);
-            slot
-        } else {
-            let slot = u16::try_from(self.slots.len()).ok()?;
-            self.slots.push(Some(connection));
-            slot
-        };
+        let slot = self.slots.insert(connection)?;
         self.dialing = self.dialing.saturating_add(dialing);
         self.by_key.insert(key, slot);
         Some(slot)
@@ -136,40 +130,26 @@ impl Table {
     }
 
     pub(crate) fn remove(&mut self, slot: u16) -> Option<Connection> {
-        let connection = self.slots.get_mut(usize::from(slot))?.take()?;
+        let connection = self.slots.remove(slot)?;
         if connection.is_dialing() {
             self.dialed();
         }
         let extra = connection.limit().saturating_sub(SMALL);
         self.extra = self.extra.saturating_sub(extra);
         self.by_key.remove(&connection.key);
-        self.free.push(slot);
         Some(connection)
     }
 
     /// Every slot in use.
     pub(crate) fn slots(&self) -> Vec<u16> {
-        (0u16..)
-            .zip(&self.slots)
-            .filter_map(|(slot, connection)| connection.as_ref().map(|_| slot))
-            .collect()
+        self.slots.iter().map(|(slot, _)| slot).collect()
     }
 
-    /// Puts a connection at the end of the line if it has something to say and is not in it, and
-    /// its deadline among the timers.
+    /// Puts a connection in line if it has something to say, and its deadline among the timers.
     pub(crate) fn enlist(&mut self, slot: u16) {
-        let Some(connection) = self
-            .slots
-            .get_mut(usize::from(slot))
-            .and_then(Option::as_mut)
-        else {
-            return;
-        };
-        if !connection.listed && connection.has_something_to_say() {
-            connection.listed = true;
-            self.speakers.push_back(slot);
-        }
-        if let Some(deadline) = connection.deadline
+        self.slots.enlist(slot);
+        if let Some(connection) = self.slots.get_mut(slot)
+            && let Some(deadline) = connection.deadline
             && !connection.timed
         {
             connection.timed = true;
@@ -180,29 +160,12 @@ impl Table {
 
     /// Who speaks next; it stays first in line.
     pub(crate) fn speaker(&mut self) -> Option<u16> {
-        loop {
-            let slot = *self.speakers.front()?;
-            let speaks = |connection: &mut Connection| {
-                connection.listed && connection.has_something_to_say()
-            };
-            if self.get_mut(slot).is_some_and(speaks) {
-                return Some(slot);
-            }
-            self.step_down(slot);
-        }
+        self.slots.speaker()
     }
 
     /// The one who spoke goes to the end of the line, or out of it.
     pub(crate) fn spoke(&mut self, slot: u16) {
-        self.step_down(slot);
-        self.enlist(slot);
-    }
-
-    fn step_down(&mut self, slot: u16) {
-        self.speakers.pop_front();
-        if let Some(connection) = self.get_mut(slot) {
-            connection.listed = false;
-        }
+        self.slots.spoke(slot);
     }
 
     /// When the next timer runs out. It may turn out to be one that does not count any more.

@@ -10,8 +10,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kernel::{Cache, package};
-
 use super::{ECHO, HTTP, IPERF, failed, peer};
 use crate::{
     command::{program, succeed, words},
@@ -156,30 +154,5 @@ fn start_http(directory: &Directory) -> Result<Server> {
     );
     let path = directory.0.join("nginx.conf");
     fs::write(&path, text).map_err(file("write", &path))?;
-    let program = server_tree()?.join("usr/sbin/nginx");
-    Server::start(&[&program.to_string_lossy(), "-c", &path.to_string_lossy()])
-}
-
-/// Where the web server's package is unpacked: installed, it would serve the developer's host.
-fn server_tree() -> Result<PathBuf> {
-    let cache = Cache::of_user().map_err(testbed::Error::from)?;
-    Ok(cache.root().join("nginx"))
-}
-
-/// Fetches the web server, unless it was.
-pub(crate) fn fetch_server() -> Result<()> {
-    let tree = server_tree()?;
-    if tree.is_dir() {
-        return Ok(());
-    }
-    println!("setup: fetching nginx");
-    let work = tree.with_extension(std::process::id().to_string());
-    fs::create_dir_all(&work).map_err(file("make the directory", &work))?;
-    let whole = work.join("tree");
-    let unpacked = package::unpack("nginx", &work, &whole).map_err(testbed::Error::from);
-    let moved = unpacked
-        .map_err(Error::from)
-        .and_then(|_| fs::rename(&whole, &tree).map_err(file("make the directory", &tree)));
-    let _ = fs::remove_dir_all(&work);
-    moved
+    Server::start(&["nginx", "-c", &path.to_string_lossy()])
 }

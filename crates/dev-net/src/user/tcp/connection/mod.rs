@@ -84,14 +84,14 @@ pub(crate) struct Connection {
     pub(crate) key: Key,
     phase: Phase,
     stream: Option<TcpStream>,
-    /// In the list of connections that have something to say.
-    pub(crate) listed: bool,
     /// When something is to be done without an event.
     pub(crate) deadline: Option<Instant>,
     /// The deadline is in the queue of timers, or an earlier one.
     pub(crate) timed: bool,
     /// Tells it from others that had its slot.
     pub(crate) generation: u32,
+    /// The pair of queues by which the guest sends.
+    pub(crate) pair: u16,
     /// When the guest or the host did something last.
     pub(crate) active: Instant,
     /// Bytes to keep in each direction.
@@ -144,10 +144,10 @@ impl Connection {
             key,
             phase,
             stream: None,
-            listed: false,
             deadline: None,
             timed: false,
             generation: 0,
+            pair: 0,
             active: now,
             limit,
             moved: 0,
@@ -341,7 +341,7 @@ impl Connection {
     }
 
     /// Whether [`Connection::say`] would yield something.
-    pub(crate) fn has_something_to_say(&self) -> bool {
+    pub(crate) fn is_due(&self) -> bool {
         self.lost
             || self.syn_due
             || self.ack_due
