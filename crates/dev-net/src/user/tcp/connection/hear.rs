@@ -234,7 +234,9 @@ impl Connection {
         }
         if self.backlog.len() == 0 {
             self.backlog.release();
-            if self.guest_ended {
+            if self.guest_ended && !self.end_passed {
+                // Once: each time is an edge to epoll, which would come back here for ever.
+                self.end_passed = true;
                 // It fails if the other side is gone, which reading tells.
                 let _ = stream.shutdown(Shutdown::Write);
             }

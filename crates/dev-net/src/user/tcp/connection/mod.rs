@@ -128,6 +128,8 @@ pub(crate) struct Connection {
     backlog: Ring,
     writable: bool,
     guest_ended: bool,
+    /// The host's side was told of the guest's end.
+    end_passed: bool,
     /// The window that the guest knows of.
     announced: usize,
     scaled: bool,
@@ -172,6 +174,7 @@ impl Connection {
             backlog: Ring::default(),
             writable: true,
             guest_ended: false,
+            end_passed: false,
             announced: 0,
             scaled: false,
             syn_due: false,
