@@ -133,7 +133,7 @@ impl Page {
             Some(rights) => self.rights(rights, process.threads, one.expected.as_ref()),
             None => self.row("rights", show(&process.rights, |_| String::new())),
         }
-        self.row("namespaces", namespaces(process));
+        self.row("namespaces", namespaces(process, one.expected.as_ref()));
         self.row("landlock", landlock_text(landlock, one.expected.as_ref()));
         self.row("limits", show(&process.limits, limits));
         self.row("cgroup", show(&process.cgroup, cgroup));
@@ -222,15 +222,19 @@ fn ids(ids: &Ids) -> String {
     format!("{effective} (real {real}, saved {saved}, files {fs})")
 }
 
-fn namespaces(process: &Process) -> String {
+/// What its policy lets a process share is told from what nobody asked about.
+fn namespaces(process: &Process, expected: Option<&Expected>) -> String {
+    let shared = |name: &str| expected.is_some_and(|expected| expected.shared.contains(&name));
     let groups = [
-        ("other than yours", Field::Read(true)),
-        ("yours", Field::Read(false)),
-        (HIDDEN, Field::Hidden),
+        ("other than yours", Field::Read(true), false),
+        ("yours, as the policy says", Field::Read(false), true),
+        ("yours", Field::Read(false), false),
+        (HIDDEN, Field::Hidden, false),
     ];
-    let group = |(text, own): (&str, Field<bool>)| {
+    let group = |(text, own, allowed): (&str, Field<bool>, bool)| {
         let in_it = |(name, namespace): (&&'static str, &Namespace)| {
-            (namespace.own == own).then_some(*name)
+            let allows = own == Field::Read(false) && shared(name);
+            (namespace.own == own && allowed == allows).then_some(*name)
         };
         let names: Vec<_> = process.namespaces.iter().filter_map(in_it).collect();
         (!names.is_empty()).then(|| format!("{text}: {}", names.join(" ")))
@@ -321,6 +325,18 @@ mod tests {
         assert!(!plain.contains('\x1b'));
         let red = describe(&inspection, true);
         assert!(red.contains("\x1b[31m  FALLS SHORT"), "{red}");
+    }
+
+    #[test]
+    fn what_a_policy_shares_is_said_to_be_its_policy_s() {
+        let own = Proc::host().process(std::process::id()).unwrap();
+        let dialer = Expected::of(policy::component("dialer").unwrap());
+        let text = namespaces(&own, Some(&dialer));
+        assert!(
+            text.contains("yours, as the policy says: net; yours: "),
+            "{text}"
+        );
+        assert!(!namespaces(&own, None).contains("policy"));
     }
 
     #[test]
