@@ -59,8 +59,8 @@ pub(crate) enum End {
 use End::{Host, Work};
 use Filter::{Answer, Kill, Pass};
 
-/// Two components whose jails are the same but for the filter and the number of descriptors. What
-/// the filter ends in both is tried with open layers in the first only.
+/// Two components whose jails are the same but for the filter, and how many descriptors and how much
+/// memory they may have. What the filter ends in both is tried with open layers in the first only.
 const ALIKE: [&str; 2] = ["dev-vsock", "dev-net"];
 
 /// One attempt.
@@ -400,7 +400,7 @@ fn alike() -> Result<(), Failed> {
     let values = |lines: &[Reasoned<Limit>]| -> Vec<Limit> {
         let limits = lines.iter().map(|line| line.value);
         limits
-            .filter(|limit| limit.resource != Resource::Nofile)
+            .filter(|limit| !matches!(limit.resource, Resource::Nofile | Resource::Data))
             .collect()
     };
     let same = first.identity.value == second.identity.value
