@@ -47,6 +47,8 @@ pub(crate) struct Tap {
     readable: bool,
     /// What the longest packet takes, with its header.
     longest: usize,
+    /// Empty between passes. It is kept because musl maps and unmaps a block of this size each time.
+    chains: VecDeque<(Chain, usize)>,
 }
 
 impl Tap {
@@ -59,6 +61,7 @@ impl Tap {
             uso: false,
             readable: false,
             longest: LONGEST,
+            chains: VecDeque::new(),
         };
         // A kernel that does not know a bit refuses all of them.
         tap.uso = tap
@@ -79,7 +82,6 @@ impl Tap {
 }
 
 /// Chains that the next packets go into.
-#[derive(Default)]
 struct Batch<'d> {
     /// Each with its bytes.
     chains: VecDeque<(Chain, usize)>,
@@ -130,11 +132,12 @@ impl<'d> Batch<'d> {
         receive.queue().push_all(given);
     }
 
-    /// Puts back what was not used.
-    fn end(self, receive: &mut Receive<'d, '_>) {
-        for _ in self.chains {
+    /// Puts back what was not used, and returns what it was in.
+    fn end(mut self, receive: &mut Receive<'d, '_>) -> VecDeque<(Chain, usize)> {
+        for _ in self.chains.drain(..) {
             receive.queue().unpop();
         }
+        self.chains
     }
 }
 
@@ -188,7 +191,10 @@ impl Backend for Tap {
     }
 
     fn receive(&mut self, receive: &mut Receive<'_, '_>, _now: Instant) -> Pass {
-        let mut batch = Batch::default();
+        let mut batch = Batch {
+            chains: std::mem::take(&mut self.chains),
+            room: Buffers::default(),
+        };
         let longest = self.longest;
         let mut pass = Pass::Finished;
         for turn in 0..PACKETS {
@@ -205,7 +211,7 @@ impl Backend for Tap {
                 pass = Pass::Unfinished;
             }
         }
-        batch.end(receive);
+        self.chains = batch.end(receive);
         pass
     }
 }

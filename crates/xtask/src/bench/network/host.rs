@@ -84,11 +84,29 @@ impl Server {
         let mut command = program("setpriv", &["--pdeathsig", "KILL", "--"]);
         command.args(arguments);
         command.stdin(Stdio::null()).stdout(Stdio::null());
+        // It complains of the connections that look whether it is there.
+        command.stderr(Stdio::null());
         let child = command.spawn().map_err(|source| Error::Start {
             command: words(&command),
             source,
         })?;
         Ok(Self(child))
+    }
+
+    /// Waits until it listens on this port.
+    fn wait(&mut self, port: u16) -> Result<()> {
+        let begin = Instant::now();
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        loop {
+            if !matches!(self.0.try_wait(), Ok(None)) || begin.elapsed() > PATIENCE {
+                let why = format!("it does not listen on port {port}; is another program there?");
+                return Err(failed("the network", &why));
+            }
+            if TcpStream::connect_timeout(&address, PATIENCE).is_ok() {
+                return Ok(());
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
     }
 }
 
@@ -111,30 +129,16 @@ impl Host {
     pub(super) fn start(directory: &Directory) -> Result<Self> {
         let taps = TAPS.iter().map(|(name, address)| Tap::new(name, *address));
         let taps = taps.collect::<Result<_>>()?;
-        let iperf = Server::start(&["iperf3", "--server", "--port", &IPERF.to_string()])?;
-        let http = start_http(directory)?;
-        peer::serve(ECHO).map_err(|error| failed("a server", &error.to_string()))?;
-        [IPERF, HTTP].into_iter().try_for_each(await_server)?;
+        let mut iperf = Server::start(&["iperf3", "--server", "--port", &IPERF.to_string()])?;
+        let mut http = start_http(directory)?;
+        peer::serve(ECHO).map_err(|error| failed("the network", &error.to_string()))?;
+        iperf.wait(IPERF)?;
+        http.wait(HTTP)?;
         Ok(Self {
             _servers: [iperf, http],
             _taps: taps,
         })
     }
-}
-
-fn await_server(port: u16) -> Result<()> {
-    let begin = Instant::now();
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    while TcpStream::connect_timeout(&address, PATIENCE).is_err() {
-        if begin.elapsed() > PATIENCE {
-            return Err(failed(
-                "a server",
-                &format!("nobody listens on port {port}"),
-            ));
-        }
-        thread::sleep(Duration::from_millis(20));
-    }
-    Ok(())
 }
 
 /// nginx with one page of 1 KiB.

@@ -161,7 +161,7 @@ impl Rival {
             Kind::Qemu(machine) => {
                 let mut command = Command::new(&command);
                 let output = command.current_dir("/").output_from(&machine.agent()?)?;
-                (output.code.into(), output.stdout, output.stderr)
+                (output.code, output.stdout, output.stderr)
             }
         };
         let said = String::from_utf8_lossy(&stdout).into_owned();
