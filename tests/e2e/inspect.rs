@@ -126,14 +126,16 @@ fn every_component_is_in_a_group_with_limits() {
     }
     // One each, side by side.
     let machines_group = groups[0].parent().unwrap();
-    assert_eq!(groups.len(), 3);
+    // The VMM, the root's device, vsock's, the network's and its dialer.
+    assert_eq!(groups.len(), 5);
     assert!(
         groups
             .iter()
             .all(|group| group.parent() == Some(machines_group))
     );
     let quota = fs::read_to_string(machines_group.join("cpu.max")).unwrap();
-    assert_eq!(quota, "300000 100000\n");
+    // One CPU for the vCPU, and one for each process beside the VMM.
+    assert_eq!(quota, "500000 100000\n");
     // A supervisor that is killed cannot clean up; the next one does.
     end(machine);
     assert!(machines_group.exists());
