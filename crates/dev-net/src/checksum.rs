@@ -42,6 +42,15 @@ impl Sum {
         !self.partial()
     }
 
+    /// As [`Sum::finish`], for a transport's header. 0 says of UDP that there is no checksum; the
+    /// other zero is the same (RFC 768).
+    pub(crate) fn finish_transport(self) -> u16 {
+        match self.finish() {
+            0 => u16::MAX,
+            value => value,
+        }
+    }
+
     /// The sum itself: what a checksum field holds that somebody else is to complete.
     pub(crate) fn partial(self) -> u16 {
         let mut sum = self.sum;

@@ -1,4 +1,4 @@
-//! The device: three queues, and a back end behind them.
+//! The device: pairs of queues and one for control, and a back end behind them.
 
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
@@ -156,8 +156,7 @@ impl Net {
                 Some(Command::Pairs(pairs)) if (1..=self.config.pairs()).contains(&pairs) => {
                     Answer::Ok
                 }
-                Some(Command::Pairs(_)) => Answer::Error,
-                None => Answer::Error,
+                Some(Command::Pairs(_)) | None => Answer::Error,
             };
             let mut writer = chain.writer(&memory);
             let written = writer

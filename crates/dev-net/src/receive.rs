@@ -61,11 +61,7 @@ impl Outgoing<'_> {
         for part in self.payload {
             sum.add(part);
         }
-        // 0 says of UDP that there is none; the other zero is the same (RFC 768).
-        let value = match sum.finish() {
-            0 => u16::MAX,
-            value => value,
-        };
+        let value = sum.finish_transport();
         let field = start
             .checked_add(offset)
             .and_then(|at| self.head.get_mut(at..)?.first_chunk_mut());

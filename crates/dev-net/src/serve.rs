@@ -123,7 +123,7 @@ impl Builder for Process {
 
 /// The supervisor has nothing to say; without it there is no device.
 fn await_end(control: &Channel, stopper: &Stopper) {
-    if let Ok(Some(())) = control.receive::<()>().map(|message| message.map(|_| ())) {
+    if matches!(control.receive::<()>(), Ok(Some(_))) {
         device::report("the supervisor sent nonsense");
     }
     stopper.stop();

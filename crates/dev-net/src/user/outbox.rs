@@ -168,11 +168,7 @@ impl Outbox {
 /// A sum whose partial value is the finished one's.
 fn complete(sum: Sum) -> Sum {
     let mut complete = Sum::default();
-    let value = match sum.finish() {
-        0 => u16::MAX,
-        value => value,
-    };
-    complete.add(&value.to_be_bytes());
+    complete.add(&sum.finish_transport().to_be_bytes());
     complete
 }
 
