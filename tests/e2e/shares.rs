@@ -160,7 +160,7 @@ fn a_share_at_etc_names_the_guest_and_stays_as_it_is() {
     for line in [
         "192.0.2.1 other\n",
         "127.0.0.1\tlocalhost\n",
-        "127.0.1.1\tguest\n",
+        "10.0.2.15\tguest\n",
     ] {
         assert!(text.contains(line), "{text}");
     }
