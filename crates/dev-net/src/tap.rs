@@ -26,6 +26,9 @@ const PACKETS: usize = 64;
 /// What the longest packet takes: header, Ethernet, and 65535 bytes.
 const LONGEST: usize = Header::SIZE + 14 + 65535;
 
+/// A packet that is more than a segment of Ethernet's.
+const LARGE: usize = 4096;
+
 /// TUN_F_CSUM.
 const CHECKSUM: libc::c_ulong = 0x01;
 
@@ -47,6 +50,12 @@ pub(crate) struct Tap {
     readable: bool,
     /// What the longest packet takes, with its header.
     longest: usize,
+    /// The last packet was large, and so will be the next.
+    large: bool,
+    /// Room for what the next packet has beyond the guest's buffers.
+    spill: Vec<u8>,
+    /// A packet that there were no buffers for, with its header; mostly there is none.
+    late: Vec<u8>,
     /// Empty between passes. It is kept because musl maps and unmaps a block of this size each time.
     chains: VecDeque<(Chain, usize)>,
 }
@@ -61,6 +70,9 @@ impl Tap {
             uso: false,
             readable: false,
             longest: LONGEST,
+            large: false,
+            spill: vec![0; LONGEST],
+            late: Vec::new(),
             chains: VecDeque::new(),
         };
         // A kernel that does not know a bit refuses all of them.
@@ -79,6 +91,72 @@ impl Tap {
         }
         Ok(())
     }
+
+    /// Delivers one packet; finished if there is none, or nothing that it may go into.
+    fn deliver<'d>(&mut self, batch: &mut Batch<'d>, receive: &mut Receive<'d, '_>) -> Pass {
+        if !receive.bucket.is_open() {
+            return Pass::Finished;
+        }
+        if !self.late.is_empty() {
+            return self.deliver_late(batch, receive);
+        }
+        // Buffers for the longest packet are many, and it takes time to put them back.
+        let guess = if self.large { self.longest } else { 1 };
+        if !self.readable {
+            return Pass::Finished;
+        }
+        // With fewer than that it may still fit.
+        batch.fill(receive, guess);
+        if batch.room.is_empty() {
+            return Pass::Finished;
+        }
+        match batch.room.read_from_with(self.fd.as_fd(), &mut self.spill) {
+            Ok(length) => self.take_in(batch, receive, length),
+            Err(error) if error.kind() == ErrorKind::Interrupted => Pass::Unfinished,
+            // There is nothing, or it is down; there is an edge when that changes.
+            Err(_) => {
+                self.readable = false;
+                Pass::Finished
+            }
+        }
+    }
+
+    /// A packet of `length` bytes has been read, into the batch and what is beyond that into the
+    /// spill.
+    fn take_in<'d>(
+        &mut self,
+        batch: &mut Batch<'d>,
+        receive: &mut Receive<'d, '_>,
+        length: usize,
+    ) -> Pass {
+        self.large = length > LARGE;
+        let room = batch.room.len();
+        let beyond = length.saturating_sub(room);
+        let spilled = self.spill.get(..beyond).unwrap_or_default();
+        if batch.fill(receive, length) {
+            batch.write(room, spilled);
+            batch.give(receive, length);
+            return Pass::Unfinished;
+        }
+        // One that its buffers are too small for is lost, unless it may be in several.
+        if receive.has(feature::MRG_RXBUF) {
+            self.late.resize(room, 0);
+            batch.room.peek(&mut self.late);
+            self.late.extend_from_slice(spilled);
+        }
+        Pass::Finished
+    }
+
+    fn deliver_late<'d>(&mut self, batch: &mut Batch<'d>, receive: &mut Receive<'d, '_>) -> Pass {
+        let length = self.late.len();
+        if !batch.fill(receive, length) {
+            return Pass::Finished;
+        }
+        batch.write(0, &self.late);
+        batch.give(receive, length);
+        self.late.clear();
+        Pass::Unfinished
+    }
 }
 
 /// Chains that the next packets go into.
@@ -90,19 +168,26 @@ struct Batch<'d> {
 }
 
 impl<'d> Batch<'d> {
-    /// Takes chains until `longest` bytes fit; false if there are no more.
-    fn fill(&mut self, receive: &mut Receive<'d, '_>, longest: usize) -> bool {
+    /// Takes chains until `wanted` bytes fit; whether they do.
+    fn fill(&mut self, receive: &mut Receive<'d, '_>, wanted: usize) -> bool {
         let memory = receive.memory;
         let mergeable = receive.has(feature::MRG_RXBUF);
-        while self.room.len() < longest && (mergeable || self.chains.is_empty()) {
+        while self.room.len() < wanted && (mergeable || self.chains.is_empty()) {
             let Some(chain) = receive.queue().pop() else {
-                return false;
+                break;
             };
             let buffers = chain.writable(memory).unwrap_or_default();
             self.room.extend(&buffers);
             self.chains.push_back((chain, buffers.len()));
         }
-        !self.room.is_empty()
+        self.room.len() >= wanted
+    }
+
+    /// Writes `bytes` at `offset`.
+    fn write(&self, offset: usize, bytes: &[u8]) {
+        let mut room = self.room.clone();
+        room.advance(offset);
+        room.fill(bytes);
     }
 
     /// The guest gets the chains that a packet of `length` bytes is in.
@@ -118,9 +203,7 @@ impl<'d> Batch<'d> {
             given.push((chain, u32::try_from(written).unwrap_or(u32::MAX)));
         }
         let buffers = u16::try_from(given.len()).unwrap_or(u16::MAX);
-        let mut field = self.room.clone();
-        field.advance(Header::BUFFERS);
-        field.fill(&buffers.to_le_bytes());
+        self.write(Header::BUFFERS, &buffers.to_le_bytes());
         if let Some(pcap) = &mut receive.pcap {
             let mut frame = vec![0; length];
             self.room.peek(&mut frame);
@@ -173,7 +256,9 @@ impl Backend for Tap {
         sources.add(self.fd.as_fd(), first)
     }
 
-    fn reset(&mut self) {}
+    fn reset(&mut self) {
+        self.late.clear();
+    }
 
     fn set_mac(&mut self, _mac: Mac) {}
 
@@ -195,20 +280,11 @@ impl Backend for Tap {
             chains: std::mem::take(&mut self.chains),
             room: Buffers::default(),
         };
-        let longest = self.longest;
-        let mut pass = Pass::Finished;
-        for turn in 0..PACKETS {
-            if !self.readable || !receive.bucket.is_open() || !batch.fill(receive, longest) {
+        let mut pass = Pass::Unfinished;
+        for _ in 0..PACKETS {
+            if self.deliver(&mut batch, receive) == Pass::Finished {
+                pass = Pass::Finished;
                 break;
-            }
-            match batch.room.read_from(self.fd.as_fd()) {
-                Ok(length) => batch.give(receive, length),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                // There is nothing, or it is down; there is an edge when that changes.
-                Err(_) => self.readable = false,
-            }
-            if turn == PACKETS.saturating_sub(1) {
-                pass = Pass::Unfinished;
             }
         }
         self.chains = batch.end(receive);

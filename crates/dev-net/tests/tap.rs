@@ -26,6 +26,11 @@ const HOST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 1);
 
 /// Runs `test` with a guest on a cable to this thread's kernel.
 fn with_guest(features: u64, test: impl FnOnce(Guest) + Send + 'static) {
+    with_buffers(features, 4096, test);
+}
+
+/// The same, whose guest has receive buffers of `size` bytes.
+fn with_buffers(features: u64, size: u32, test: impl FnOnce(Guest) + Send + 'static) {
     if !is_possible() {
         return;
     }
@@ -38,7 +43,7 @@ fn with_guest(features: u64, test: impl FnOnce(Guest) + Send + 'static) {
         ip("addr add 10.0.2.1/24 dev tap0");
         ip("neigh add 10.0.2.15 lladdr 02:00:00:00:00:15 dev tap0");
         let socket = serve(tap);
-        test(Guest::start_with(socket, features, 4096));
+        test(Guest::start_with(socket, features, size));
     });
     thread.join().unwrap();
 }
@@ -89,6 +94,27 @@ fn datagrams_pass_both_ways() {
             }
         });
     }
+}
+
+#[test]
+fn packets_that_find_too_few_buffers_come_whole_when_there_are_more() {
+    // The 240 buffers are enough for seven packets and a part of the eighth.
+    with_buffers(ALL, 40, |mut guest| {
+        let host = UdpSocket::bind("10.0.2.1:4000").unwrap();
+        for number in 0..40_u8 {
+            host.send_to(&[number; 1200], "10.0.2.15:5000").unwrap();
+        }
+        // The device has filled what there is before anything is taken back.
+        let until = std::time::Instant::now() + guest::PATIENCE;
+        while guest.driver.queues[0].device_index().unwrap() < 200 {
+            assert!(std::time::Instant::now() < until, "nothing comes");
+            thread::yield_now();
+        }
+        for number in 0..40_u8 {
+            let (_, frame) = datagram(&mut guest);
+            assert_eq!(read_ipv4(&frame).2[8..], [number; 1200]);
+        }
+    });
 }
 
 #[test]

@@ -305,7 +305,7 @@ impl Queue {
     /// # Errors
     /// [`Error::Head`] if the device gave back what it never got.
     pub fn used(&mut self) -> Result<Option<Used>, Error> {
-        if self.memory.load(self.used + 2)? == self.next_used.0 {
+        if self.device_index()? == self.next_used.0 {
             return Ok(None);
         }
         let slot = u64::from(self.next_used.0 % self.size);
@@ -343,6 +343,15 @@ impl Queue {
     #[must_use]
     pub fn used_index(&self) -> u16 {
         self.next_used.0
+    }
+
+    /// The used index as the device has it: beyond [`Queue::used_index`] by the chains that wait to
+    /// be taken back.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] if the ring is not in the memory, which it is.
+    pub fn device_index(&self) -> Result<u16, Error> {
+        self.memory.load(self.used + 2)
     }
 
     /// As [`Queue::used`], waiting for up to `patience`.

@@ -133,7 +133,16 @@ impl<'a> Buffers<'a> {
     /// # Errors
     /// What `readv` says.
     pub fn read_from(&self, fd: BorrowedFd<'_>) -> io::Result<usize> {
-        vectored::read(fd, self.left())
+        vectored::read(fd, self.left(), &mut [])
+    }
+
+    /// As [`Buffers::read_from`]; what there is no room for is read into `rest`, with the same
+    /// call. At most 64 pieces are used.
+    ///
+    /// # Errors
+    /// What `readv` says.
+    pub fn read_from_with(&self, fd: BorrowedFd<'_>, rest: &mut [u8]) -> io::Result<usize> {
+        vectored::read(fd, self.left(), rest)
     }
 }
 
@@ -218,5 +227,21 @@ mod tests {
         assert_eq!(buffers.read_from(reader.as_fd()).unwrap(), 4);
         drop(buffers);
         assert_eq!(parts, [b"aw".to_vec(), b"xyz".to_vec()]);
+    }
+
+    #[test]
+    fn what_there_is_no_room_for_goes_elsewhere_with_the_same_call() {
+        let (reader, mut writer) = io::pipe().unwrap();
+        let mut parts = vec![b"ab".to_vec(), b"cde".to_vec()];
+        let buffers = buffers(&mut parts);
+        writer.write_all(b"stuvwxyz").unwrap();
+        let mut rest = [0; 16];
+        assert_eq!(
+            buffers.read_from_with(reader.as_fd(), &mut rest).unwrap(),
+            8
+        );
+        assert_eq!(&rest[..4], b"xyz\0");
+        drop(buffers);
+        assert_eq!(parts, [b"st".to_vec(), b"uvw".to_vec()]);
     }
 }

@@ -37,11 +37,24 @@ pub(super) fn write(fd: BorrowedFd<'_>, slices: &[VolatileSlice<'_>]) -> io::Res
     usize::try_from(written).map_err(|_| io::Error::last_os_error())
 }
 
-/// readv(2) into guest memory.
-pub(super) fn read(fd: BorrowedFd<'_>, slices: &[VolatileSlice<'_>]) -> io::Result<usize> {
-    let (vectors, count) = vectors(slices);
+/// readv(2) into guest memory, and into `rest` what that has no room for. Nothing is read into `rest`
+/// where there are more slices than fit one call.
+pub(super) fn read(
+    fd: BorrowedFd<'_>,
+    slices: &[VolatileSlice<'_>],
+    rest: &mut [u8],
+) -> io::Result<usize> {
+    let (mut vectors, mut count) = vectors(slices);
+    if slices.len() <= MOST && !rest.is_empty() {
+        vectors.push(libc::iovec {
+            iov_base: rest.as_mut_ptr().cast(),
+            iov_len: rest.len(),
+        });
+        count = count.saturating_add(1);
+    }
     // SAFETY: as in `write`; the memory is mapped for writing, as all guest memory is, and no
-    // reference of Rust's points into it.
+    // reference of Rust's points into it. The vector behind them is `rest`, which is borrowed
+    // mutably for the length of the call.
     let read = unsafe { libc::readv(fd.as_raw_fd(), vectors.as_ptr(), count) };
     usize::try_from(read).map_err(|_| io::Error::last_os_error())
 }
