@@ -323,6 +323,12 @@ impl Transport {
 
     /// Does what time demands.
     pub(crate) fn on_time(&mut self, parts: &mut Parts<'_>) {
+        while let Some(slot) = self.table.late_ack(parts.now) {
+            if let Some(connection) = self.table.get_mut(slot) {
+                connection.ack_alone();
+            }
+            self.table.enlist(slot);
+        }
         while let Some(slot) = self.table.overdue(parts.now) {
             if let Some(connection) = self.table.get_mut(slot) {
                 let fate = connection.on_time(parts.now);

@@ -1,7 +1,7 @@
 //! The connections, by slot and by addresses; what they may keep; their timers.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use device::serve::{Slots, Speaker};
@@ -27,8 +27,8 @@ const LARGE: usize = 1024 * 1024;
 /// What all connections together may have beyond [`SMALL`]: 2 * 96 MiB.
 const EXTRA: usize = 96 * 1024 * 1024;
 
-/// A timer: when, whose, and which of those that had the slot.
-type Timer = Reverse<(Instant, u16, u32)>;
+/// When, whose, and which of those that had the slot.
+type Timer = (Instant, u16, u32);
 
 impl Speaker for Connection {
     fn has_something_to_say(&self) -> bool {
@@ -41,7 +41,9 @@ impl Speaker for Connection {
 pub(crate) struct Table {
     slots: Slots<Connection>,
     by_key: HashMap<Key, u16>,
-    timers: BinaryHeap<Timer>,
+    timers: BinaryHeap<Reverse<Timer>>,
+    /// Acknowledgements that wait. All wait equally long, so the first is the next.
+    acks: VecDeque<Timer>,
     generations: u32,
     dialing: usize,
     /// Used up of [`EXTRA`].
@@ -145,16 +147,25 @@ impl Table {
         self.slots.iter().map(|(slot, _)| slot).collect()
     }
 
-    /// Puts a connection in line if it has something to say, and its deadline among the timers.
+    /// Puts a connection in line if it has something to say, and what it waits for among the
+    /// timers.
     pub(crate) fn enlist(&mut self, slot: u16) {
         self.slots.enlist(slot);
-        if let Some(connection) = self.slots.get_mut(slot)
-            && let Some(deadline) = connection.deadline
+        let Some(connection) = self.slots.get_mut(slot) else {
+            return;
+        };
+        if let Some(deadline) = connection.deadline
             && !connection.timed
         {
             connection.timed = true;
             let timer = (deadline, slot, connection.generation);
             self.timers.push(Reverse(timer));
+        }
+        if let Some(at) = connection.ack_by
+            && !connection.ack_listed
+        {
+            connection.ack_listed = true;
+            self.acks.push_back((at, slot, connection.generation));
         }
     }
 
@@ -170,7 +181,28 @@ impl Table {
 
     /// When the next timer runs out. It may turn out to be one that does not count any more.
     pub(crate) fn next_timer(&self) -> Option<Instant> {
-        self.timers.peek().map(|Reverse((at, _, _))| *at)
+        let timer = self.timers.peek().map(|Reverse((at, _, _))| *at);
+        let ack = self.acks.front().map(|(at, _, _)| *at);
+        [timer, ack].into_iter().flatten().min()
+    }
+
+    /// The next connection whose acknowledgement has waited long enough.
+    pub(crate) fn late_ack(&mut self, now: Instant) -> Option<u16> {
+        while let Some((_, slot, generation)) = self.acks.pop_front_if(|(at, _, _)| *at <= now) {
+            let Some(connection) = self.get_mut(slot) else {
+                continue;
+            };
+            if connection.generation != generation {
+                continue;
+            }
+            connection.ack_listed = false;
+            if connection.ack_by.is_some_and(|at| at <= now) {
+                return Some(slot);
+            }
+            // It is another one by now.
+            self.enlist(slot);
+        }
+        None
     }
 
     /// The next connection whose deadline has passed.

@@ -73,9 +73,11 @@ impl Connection {
             // Old, or from behind a gap: the guest learns where we are.
             self.ack_due = true;
         }
-        if let Fate::Lost = self.accept_payload(segment, payload) {
+        if let Fate::Lost = self.accept_payload(segment, payload, now) {
             return Fate::Lost;
         }
+        // The guest learns at once that there is no room.
+        self.ack_due |= !payload.is_empty();
         if fin && payload.is_empty() {
             self.accept_fin(segment);
             if self.flush() == Fate::Lost {
@@ -160,14 +162,19 @@ impl Connection {
 
     /// Takes the new bytes of a segment that begins at or before the expected one. What is left
     /// of `payload` was not taken.
-    fn accept_payload(&mut self, segment: &Segment, payload: &mut Buffers<'_>) -> Fate {
+    fn accept_payload(
+        &mut self,
+        segment: &Segment,
+        payload: &mut Buffers<'_>,
+        now: Instant,
+    ) -> Fate {
         let Some(old) = distance(segment.seq, self.expected) else {
             return Fate::On;
         };
         if payload.is_empty() {
             return Fate::On;
         }
-        self.ack_due = true;
+        self.owe_ack(now);
         self.moved = self.moved.saturating_add(payload.len());
         payload.advance(old);
         if self.guest_ended {

@@ -59,6 +59,14 @@ const MAX_ATTEMPTS: u8 = 12;
 /// The same, of SYNs: 15 seconds.
 const MAX_SYNS: u8 = 5;
 
+/// How long an acknowledgement waits for an answer of the host's to go with: half of what Linux waits
+/// at least (RFC 9293, section 3.8.6.3, allows half a second).
+const ACK_DELAY: Duration = Duration::from_millis(20);
+
+/// Payloads of the guest's that were answered at once, one after the other, before the next is
+/// expected to be.
+const CONVERSATION: u8 = 8;
+
 /// How the windows that we announce are scaled.
 const SCALE: u8 = 5;
 
@@ -134,6 +142,15 @@ pub(crate) struct Connection {
     announced: usize,
     scaled: bool,
 
+    /// When the guest sent the payload that nothing was sent after.
+    heard: Option<Instant>,
+    /// Payloads that were answered at once, up to [`CONVERSATION`].
+    answered: u8,
+    /// An acknowledgement waits until then.
+    pub(crate) ack_by: Option<Instant>,
+    /// It is in the queue of those that wait.
+    pub(crate) ack_listed: bool,
+
     syn_due: bool,
     ack_due: bool,
     resend_due: bool,
@@ -177,6 +194,10 @@ impl Connection {
             end_passed: false,
             announced: 0,
             scaled: false,
+            heard: None,
+            answered: 0,
+            ack_by: None,
+            ack_listed: false,
             syn_due: false,
             ack_due: false,
             resend_due: false,
@@ -387,6 +408,37 @@ impl Connection {
         }
         self.arm(now);
         Fate::On
+    }
+
+    /// The guest is owed an acknowledgement: by itself, or with an answer that will come at once.
+    fn owe_ack(&mut self, now: Instant) {
+        self.heard = Some(now);
+        // Every second one at the latest (RFC 9293, section 3.8.6.3).
+        if self.answered == CONVERSATION && self.ack_by.is_none() {
+            self.ack_by = now.checked_add(ACK_DELAY);
+        } else {
+            self.ack_due = true;
+        }
+    }
+
+    /// The time has come that [`Connection::ack_by`] named: there was no answer.
+    pub(crate) fn ack_alone(&mut self) {
+        self.ack_by = None;
+        self.ack_due = true;
+        self.answered = 0;
+    }
+
+    /// Payload goes to the guest.
+    fn note_answer(&mut self, now: Instant) {
+        let Some(heard) = self.heard.take() else {
+            return;
+        };
+        let soon = now.saturating_duration_since(heard) < ACK_DELAY;
+        self.answered = if soon {
+            self.answered.saturating_add(1).min(CONVERSATION)
+        } else {
+            0
+        };
     }
 
     /// Sets the deadline for what is on its way, or for a window that stays shut, if there is none.

@@ -136,7 +136,11 @@ impl Connection {
         } else {
             self.probe_due = false;
         }
+        if length > 0 && !again {
+            self.note_answer(now);
+        }
         self.ack_due = false;
+        self.ack_by = None;
         let space = self.limit.saturating_sub(self.backlog.len());
         self.announced = space;
     }
