@@ -25,7 +25,7 @@ use wire::{
 
 use crate::{
     error::{Error, Result, cannot, errno},
-    modules, mounts, names, network,
+    modules, mounts, names, network, root,
     serve::Agent,
     shutdown, sys, vsock,
 };
@@ -73,8 +73,11 @@ fn set_up() -> Result<()> {
         let (host, agent) = (setup.version, VERSION);
         return Err(Error::Version { host, agent });
     }
-    mounts::enter_root(&setup.root)?;
+    root::enter(&setup.root)?;
     mounts::pseudo_file_systems()?;
+    for path in &setup.directories {
+        mounts::directory(path, 0o755)?;
+    }
     setup.shares.iter().try_for_each(mounts::share)?;
     sethostname(&setup.hostname).map_err(cannot("set the host name"))?;
     name(&setup);

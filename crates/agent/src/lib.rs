@@ -14,6 +14,7 @@
 
 mod boot;
 mod command;
+mod disks;
 mod error;
 mod files;
 mod modules;
@@ -24,6 +25,7 @@ mod namespaces;
 mod network;
 mod ports;
 mod pump;
+mod root;
 pub mod serve;
 mod session;
 mod shutdown;

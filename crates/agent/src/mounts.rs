@@ -1,24 +1,15 @@
-//! The guest's file systems.
+//! The guest's file systems beside the root.
 
 use std::{
-    fs::{self, DirBuilder},
+    fs::DirBuilder,
     os::unix::fs::{DirBuilderExt, symlink},
     path::Path,
 };
 
-use nix::{
-    mount::{MsFlags, mount},
-    unistd::{chdir, chroot},
-};
-use wire::agent::{Root, Share};
+use nix::mount::{MsFlags, mount};
+use wire::agent::Share;
 
 use crate::error::{Result, cannot, errno};
-
-/// Where the new root is put together before it is entered.
-const NEW_ROOT: &str = "/crumble/root";
-const LOWER: &str = "/crumble/lower";
-/// A tmpfs with the overlay's upper and work directories, which must be on one file system.
-const UPPER: &str = "/crumble/upper";
 
 const TIGHT: MsFlags = MsFlags::MS_NOSUID
     .union(MsFlags::MS_NODEV)
@@ -102,48 +93,6 @@ pub(crate) fn early_dev() -> Result<()> {
     )
 }
 
-/// Assembles the root and enters it; what the initramfs held is freed.
-pub(crate) fn enter_root(root: &Root) -> Result<()> {
-    match root {
-        Root::Initramfs => return Ok(()),
-        Root::Direct { tag } => mount_at(tag, NEW_ROOT, "virtiofs", MsFlags::empty(), "")?,
-        Root::Overlay { tag } => overlay(tag)?,
-    }
-    // Tagged file systems made by others need not have a /dev.
-    let dev = format!("{NEW_ROOT}/dev");
-    directory(&dev, 0o755)?;
-    mount(Some("/dev"), dev.as_str(), NONE, MsFlags::MS_MOVE, NONE)
-        .map_err(cannot("move /dev to the new root"))?;
-    free_initramfs();
-    chdir(NEW_ROOT)
-        .and_then(|()| mount(Some("."), "/", NONE, MsFlags::MS_MOVE, NONE))
-        .and_then(|()| chroot("."))
-        .and_then(|()| chdir("/"))
-        .map_err(cannot("enter the new root"))
-}
-
-fn overlay(tag: &str) -> Result<()> {
-    mount_at(tag, LOWER, "virtiofs", MsFlags::MS_RDONLY, "")?;
-    mount_at("tmpfs", UPPER, "tmpfs", MsFlags::empty(), "mode=755")?;
-    let (upper, work) = (format!("{UPPER}/upper"), format!("{UPPER}/work"));
-    directory(&upper, 0o755)?;
-    directory(&work, 0o755)?;
-    // With redirect_dir a directory of the lower layer can be renamed.
-    let options = format!("lowerdir={LOWER},upperdir={upper},workdir={work},redirect_dir=on");
-    mount_at("overlay", NEW_ROOT, "overlay", MsFlags::empty(), &options)
-}
-
-/// The memory of files that nobody needs any more; failing costs nothing else.
-fn free_initramfs() {
-    for directory in ["/crumble/ko", "/crumble"] {
-        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-            // Directories refuse, mount points among them.
-            let _ = fs::remove_file(entry.path());
-        }
-    }
-    let _ = fs::remove_file("/init");
-}
-
 /// /proc and its like, in whatever is the root now.
 pub(crate) fn pseudo_file_systems() -> Result<()> {
     for Pseudo {
@@ -188,16 +137,21 @@ pub(crate) fn share(share: &Share) -> Result<()> {
     mount_at(&share.tag, &share.path, "virtiofs", flags, "")
 }
 
-const NONE: Option<&str> = None;
-
-fn mount_at(from: &str, to: &str, kind: &str, flags: MsFlags, options: &str) -> Result<()> {
+/// Mounts `from` at `to`, which is made if need be.
+pub(crate) fn mount_at(
+    from: &str,
+    to: &str,
+    kind: &str,
+    flags: MsFlags,
+    options: &str,
+) -> Result<()> {
     directory(to, 0o755)?;
     mount(Some(from), to, Some(kind), flags, Some(options))
         .map_err(cannot(format!("mount {kind} {from} at {to}")))
 }
 
 /// Makes a directory with its parents unless it exists.
-fn directory(path: &str, mode: u32) -> Result<()> {
+pub(crate) fn directory(path: &str, mode: u32) -> Result<()> {
     if Path::new(path).is_dir() {
         return Ok(());
     }

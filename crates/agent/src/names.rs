@@ -125,6 +125,7 @@ mod tests {
             version: VERSION,
             hostname: "guest".into(),
             root: Root::Initramfs,
+            directories: Vec::new(),
             shares: Vec::new(),
             network,
         }

@@ -134,9 +134,8 @@ fn file_systems(spec: &MachineSpec, cache: &Cache) -> Result<(Setup, Vec<Device>
     let setup = Setup {
         version: VERSION,
         hostname: spec.hostname.as_str().to_owned(),
-        root: Root::Overlay {
-            tag: ROOT_TAG.to_owned(),
-        },
+        root: Root::discarding(ROOT_TAG),
+        directories: Vec::new(),
         shares,
         network: None,
     };

@@ -9,7 +9,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = env::args().skip(1);
     let hostname = arguments.next().ok_or("give a host name")?;
     let root = match arguments.next().ok_or("give a root")?.split_once(':') {
-        Some(("overlay", tag)) => Root::Overlay { tag: tag.into() },
+        Some(("overlay", tag)) => Root::discarding(tag),
         Some((_, tag)) => Root::Direct { tag: tag.into() },
         None => Root::Initramfs,
     };
@@ -25,6 +25,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         version: VERSION,
         hostname,
         root,
+        directories: Vec::new(),
         shares: shares.collect(),
         network: None,
     };

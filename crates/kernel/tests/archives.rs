@@ -85,7 +85,8 @@ fn the_setup_survives_its_archive_behind_another() {
     let setup = Setup {
         version: VERSION,
         hostname: "guest".into(),
-        root: Root::Overlay { tag: "root".into() },
+        root: Root::discarding("root"),
+        directories: vec!["/srv".into()],
         shares: vec![Share {
             tag: "one".into(),
             path: "/mnt".into(),

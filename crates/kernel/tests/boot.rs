@@ -105,6 +105,7 @@ fn setup(root: Root) -> Setup {
         version: VERSION,
         hostname: "guest".into(),
         root,
+        directories: Vec::new(),
         shares: Vec::new(),
         network: None,
     }
@@ -122,10 +123,7 @@ fn a_machine_without_a_vsock_device_says_so_and_powers_off() {
 
 #[test]
 fn a_root_that_is_not_there_is_named_on_the_console() {
-    let root = Root::Overlay {
-        tag: "missing".into(),
-    };
-    let text = console(&setup(root), &[]);
+    let text = console(&setup(Root::discarding("missing")), &[]);
     assert!(text.contains("mount virtiofs missing"), "{text}");
     assert!(text.contains("Power down"), "{text}");
 }

@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 
 /// The version of this module's messages. A host and an agent of different versions refuse each
 /// other with [`Event::Failed`] of [`FailureKind::Version`].
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 
 /// The vsock port that the agent listens on.
 pub const PORT: u32 = 1024;
@@ -49,6 +49,8 @@ pub struct Setup {
     pub hostname: String,
     /// Where the root file system comes from.
     pub root: Root,
+    /// Directories that are made in the root unless they exist, for root and with mode 755.
+    pub directories: Vec<String>,
     /// Further file systems, mounted in this order after the root.
     pub shares: Vec<Share>,
     /// The network interface; none is set up without.
@@ -80,15 +82,55 @@ pub struct Network {
 pub enum Root {
     /// The initramfs itself: nothing is mounted over it.
     Initramfs,
-    /// A read-only virtiofs with a tmpfs above it; writes are gone when the machine is.
+    /// An overlay: what is written goes to `upper`.
     Overlay {
-        /// The tag of the virtiofs device.
-        tag: String,
+        /// What is below, and only read.
+        lower: Lower,
+        /// What is above.
+        upper: Upper,
     },
     /// A virtiofs, written through to the host.
     Direct {
         /// The tag of the virtiofs device.
         tag: String,
+    },
+}
+
+impl Root {
+    /// A virtiofs, with writes that are gone when the machine is.
+    #[must_use]
+    pub fn discarding(tag: impl Into<String>) -> Self {
+        Self::Overlay {
+            lower: Lower::Tag(tag.into()),
+            upper: Upper::Memory,
+        }
+    }
+}
+
+/// The lower side of an overlay.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Lower {
+    /// A virtiofs.
+    Tag(String),
+    /// The partitions of a disk from the first on, each an EROFS: the layers of an image, the
+    /// topmost last.
+    Layers {
+        /// The serial number of the disk (virtio 1.2, section 5.2.6: `VIRTIO_BLK_T_GET_ID`).
+        serial: String,
+        /// How many.
+        count: u8,
+    },
+}
+
+/// The upper side of an overlay.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Upper {
+    /// A tmpfs: what is written is gone when the machine is.
+    Memory,
+    /// An ext4 on the whole of a disk.
+    Disk {
+        /// The disk's serial number.
+        serial: String,
     },
 }
 

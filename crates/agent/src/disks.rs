@@ -1,0 +1,65 @@
+//! Disks, by the serial numbers that the host gave them.
+
+use std::{fs, path::Path};
+
+use nix::{
+    errno::Errno,
+    mount::{MsFlags, mount, umount},
+};
+
+use crate::{
+    error::{Result, cannot, errno},
+    mounts::directory,
+};
+
+/// The node of the disk with this serial number. Its partitions' nodes have a number after it.
+pub(crate) fn find(serial: &str) -> Result<String> {
+    // /sys is mounted in the new root, which is not there yet.
+    const SYSFS: &str = "/crumble/sys";
+    directory(SYSFS, 0o755)?;
+    mount(
+        Some("sysfs"),
+        SYSFS,
+        Some("sysfs"),
+        MsFlags::empty(),
+        None::<&str>,
+    )
+    .map_err(cannot("mount /sys"))?;
+    let found = find_in(&Path::new(SYSFS).join("block"), serial);
+    // Nobody else uses it.
+    let _ = umount(SYSFS);
+    let name = found?;
+    Ok(format!("/dev/{name}"))
+}
+
+fn find_in(block: &Path, serial: &str) -> Result<String> {
+    let action = || cannot(format!("find the disk {serial}"));
+    let entries = fs::read_dir(block).map_err(|error| action()(errno(&error)))?;
+    for entry in entries.flatten() {
+        let number = fs::read_to_string(entry.path().join("serial"));
+        if number.is_ok_and(|number| number.trim_end() == serial)
+            && let Ok(name) = entry.file_name().into_string()
+        {
+            return Ok(name);
+        }
+    }
+    Err(action()(Errno::ENODEV))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_is_found_by_its_serial_number() {
+        let block = tempfile::tempdir().unwrap();
+        for (name, serial) in [("vda", "root\n"), ("vdb", "data\n")] {
+            fs::create_dir(block.path().join(name)).unwrap();
+            fs::write(block.path().join(name).join("serial"), serial).unwrap();
+        }
+        fs::create_dir(block.path().join("ram0")).unwrap();
+        assert_eq!(find_in(block.path(), "data").unwrap(), "vdb");
+        let message = find_in(block.path(), "dat").unwrap_err().to_string();
+        assert!(message.contains("the disk dat"), "{message}");
+    }
+}

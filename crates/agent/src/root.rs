@@ -1,0 +1,98 @@
+//! The root file system: put together, and entered.
+
+use std::fs;
+
+use nix::{
+    mount::{MsFlags, mount},
+    unistd::{chdir, chroot},
+};
+use wire::agent::{Lower, Root, Upper};
+
+use crate::{
+    disks,
+    error::{Result, cannot},
+    mounts::{directory, mount_at},
+};
+
+/// Where the new root is put together before it is entered.
+const NEW_ROOT: &str = "/crumble/root";
+const LOWER: &str = "/crumble/lower";
+/// The file system with the overlay's upper and work directories, which must be on one.
+const UPPER: &str = "/crumble/upper";
+
+const NONE: Option<&str> = None;
+
+/// Assembles the root and enters it; what the initramfs held is freed.
+pub(crate) fn enter(root: &Root) -> Result<()> {
+    match root {
+        Root::Initramfs => return Ok(()),
+        Root::Direct { tag } => mount_at(tag, NEW_ROOT, "virtiofs", MsFlags::empty(), "")?,
+        Root::Overlay { lower, upper } => overlay(lower, upper)?,
+    }
+    // Tagged file systems made by others need not have a /dev.
+    let dev = format!("{NEW_ROOT}/dev");
+    directory(&dev, 0o755)?;
+    mount(Some("/dev"), dev.as_str(), NONE, MsFlags::MS_MOVE, NONE)
+        .map_err(cannot("move /dev to the new root"))?;
+    free_initramfs();
+    chdir(NEW_ROOT)
+        .and_then(|()| mount(Some("."), "/", NONE, MsFlags::MS_MOVE, NONE))
+        .and_then(|()| chroot("."))
+        .and_then(|()| chdir("/"))
+        .map_err(cannot("enter the new root"))
+}
+
+fn overlay(lower: &Lower, upper: &Upper) -> Result<()> {
+    let lower = match lower {
+        Lower::Tag(tag) => {
+            mount_at(tag, LOWER, "virtiofs", MsFlags::MS_RDONLY, "")?;
+            LOWER.to_owned()
+        }
+        Lower::Layers { serial, count } => layers(serial, *count)?,
+    };
+    match upper {
+        Upper::Memory => mount_at("tmpfs", UPPER, "tmpfs", MsFlags::empty(), "mode=755")?,
+        Upper::Disk { serial } => {
+            let disk = disks::find(serial)?;
+            mount_at(&disk, UPPER, "ext4", MsFlags::MS_NOATIME, "")?;
+        }
+    }
+    let (upper, work) = (format!("{UPPER}/upper"), format!("{UPPER}/work"));
+    directory(&upper, 0o755)?;
+    directory(&work, 0o755)?;
+    // With redirect_dir a directory of the lower layer can be renamed.
+    let options = format!("lowerdir={lower},upperdir={upper},workdir={work},redirect_dir=on");
+    mount_at("overlay", NEW_ROOT, "overlay", MsFlags::empty(), &options)
+}
+
+/// Mounts the layers of an image, and returns them as overlayfs wants them: the topmost first. Its
+/// options have to fit a page, which those of the most layers that an image has do with names as
+/// short as these.
+fn layers(serial: &str, count: u8) -> Result<String> {
+    let disk = disks::find(serial)?;
+    let mut lower = Vec::new();
+    for number in 1..=count {
+        let directory = format!("{LOWER}/{number}");
+        mount_at(
+            &format!("{disk}{number}"),
+            &directory,
+            "erofs",
+            MsFlags::MS_RDONLY,
+            "",
+        )?;
+        lower.push(directory);
+    }
+    lower.reverse();
+    Ok(lower.join(":"))
+}
+
+/// The memory of files that nobody needs any more; failing costs nothing else.
+fn free_initramfs() {
+    for directory in ["/crumble/ko", "/crumble"] {
+        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+            // Directories refuse, mount points among them.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+    let _ = fs::remove_file("/init");
+}
