@@ -58,6 +58,9 @@ pub enum Error {
     /// The connection ended before the answer: the guest, or its vsock device, is gone.
     #[error("the guest ended before its agent answered")]
     Vanished,
+    /// What the guest sent cannot be kept.
+    #[error("cannot write what the guest has changed")]
+    Write(#[source] io::Error),
     /// The agent answered something else.
     #[error("the guest's agent gave an answer that does not belong here")]
     Unexpected,
@@ -158,6 +161,22 @@ impl Client {
     /// is gone or does not answer.
     pub fn listen(&self, port: u16) -> Result<Listener, Error> {
         Listener::bind(self, port)
+    }
+
+    /// Writes what the guest has changed of its root to `to`: a layer of an image, not compressed.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] if its root is not one whose changes are kept apart, [`Error::Write`], or
+    /// if the guest is gone; `to` has a part of it then.
+    pub fn changes(&self, mut to: impl io::Write) -> Result<(), Error> {
+        let stream = self.open(Request::Changes)?;
+        loop {
+            match answer(&stream)? {
+                Event::Piece(bytes) => to.write_all(&bytes).map_err(Error::Write)?,
+                Event::Acknowledged => return Ok(()),
+                _ => return Err(Error::Unexpected),
+            }
+        }
     }
 
     fn ask(&self, request: Request, limit: Duration) -> Result<(), Error> {

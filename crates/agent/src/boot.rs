@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::Write,
+    os::fd::OwnedFd,
     process::{self, ExitCode},
     time::Duration,
 };
@@ -65,7 +66,7 @@ pub fn run() -> ExitCode {
     }
 }
 
-fn set_up() -> Result<()> {
+fn set_up() -> Result<Option<OwnedFd>> {
     let action = "read the machine's setup";
     let bytes = fs::read(SETUP_PATH).map_err(|e| cannot(action)(errno(&e)))?;
     let setup: Setup = wire::decode(&bytes).map_err(|source| Error::Message { action, source })?;
@@ -73,7 +74,7 @@ fn set_up() -> Result<()> {
         let (host, agent) = (setup.version, VERSION);
         return Err(Error::Version { host, agent });
     }
-    root::enter(&setup.root)?;
+    let upper = root::enter(&setup.root)?;
     mounts::pseudo_file_systems()?;
     for path in &setup.directories {
         mounts::directory(path, 0o755)?;
@@ -83,7 +84,8 @@ fn set_up() -> Result<()> {
     name(&setup);
     let (soft, hard) = OPEN_FILES;
     setrlimit(Resource::RLIMIT_NOFILE, soft, hard).map_err(cannot("raise the limit of files"))?;
-    network::set_up(setup.network.as_ref())
+    network::set_up(setup.network.as_ref())?;
+    Ok(upper)
 }
 
 /// What a guest is better for, and runs without: failures go to the log.
@@ -98,22 +100,21 @@ fn name(setup: &Setup) {
 }
 
 /// The server's life, which ends by a shutdown, or at once if there is nothing to serve.
-fn serve(init_at: u64, setup: Result<()>) -> Result<()> {
+fn serve(init_at: u64, setup: Result<Option<OwnedFd>>) -> Result<()> {
     // Commands are expendable when memory runs out, the line to the host is not.
     let _ = fs::write("/proc/self/oom_score_adj", "-1000");
     let listener = vsock::listener(PORT)?;
     let setup = setup.map_err(|error| wire::chain(&error));
-    let failed = setup.is_err();
     announce(&Ready {
         version: VERSION,
-        setup,
+        setup: setup.as_ref().map(|_| ()).map_err(Clone::clone),
         init_at,
         ready_at: since_boot(),
     })?;
-    if failed {
-        return Ok(());
-    }
-    let agent = Agent::new();
+    let agent = match setup {
+        Ok(upper) => upper.map_or_else(Agent::new, Agent::with_upper),
+        Err(_) => return Ok(()),
+    };
     loop {
         match vsock::accept(&listener) {
             // Without memory for a thread the connection closes, and the host may try again.

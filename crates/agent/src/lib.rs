@@ -13,6 +13,7 @@
 )]
 
 mod boot;
+mod changes;
 mod command;
 mod disks;
 mod error;

@@ -1,9 +1,11 @@
 //! The root file system: put together, and entered.
 
-use std::fs;
+use std::{fs, os::fd::OwnedFd};
 
 use nix::{
+    fcntl::{OFlag, open},
     mount::{MsFlags, mount},
+    sys::stat::Mode,
     unistd::{chdir, chroot},
 };
 use wire::agent::{Lower, Root, Upper};
@@ -22,13 +24,17 @@ const UPPER: &str = "/crumble/upper";
 
 const NONE: Option<&str> = None;
 
-/// Assembles the root and enters it; what the initramfs held is freed.
-pub(crate) fn enter(root: &Root) -> Result<()> {
-    match root {
-        Root::Initramfs => return Ok(()),
-        Root::Direct { tag } => mount_at(tag, NEW_ROOT, "virtiofs", MsFlags::empty(), "")?,
-        Root::Overlay { lower, upper } => overlay(lower, upper)?,
-    }
+/// Assembles the root and enters it; what the initramfs held is freed. Of an overlay, its upper
+/// directory is returned, which has no path any more.
+pub(crate) fn enter(root: &Root) -> Result<Option<OwnedFd>> {
+    let upper = match root {
+        Root::Initramfs => return Ok(None),
+        Root::Direct { tag } => {
+            mount_at(tag, NEW_ROOT, "virtiofs", MsFlags::empty(), "")?;
+            None
+        }
+        Root::Overlay { lower, upper } => Some(overlay(lower, upper)?),
+    };
     // Tagged file systems made by others need not have a /dev.
     let dev = format!("{NEW_ROOT}/dev");
     directory(&dev, 0o755)?;
@@ -39,10 +45,14 @@ pub(crate) fn enter(root: &Root) -> Result<()> {
         .and_then(|()| mount(Some("."), "/", NONE, MsFlags::MS_MOVE, NONE))
         .and_then(|()| chroot("."))
         .and_then(|()| chdir("/"))
-        .map_err(cannot("enter the new root"))
+        .map_err(cannot("enter the new root"))?;
+    Ok(upper)
 }
 
-fn overlay(lower: &Lower, upper: &Upper) -> Result<()> {
+fn overlay(lower: &Lower, upper: &Upper) -> Result<OwnedFd> {
+    // Directories that were there before are made anew under another name: a layer has no word for one
+    // that was renamed.
+    let redirect = matches!(lower, Lower::Tag(_));
     let lower = match lower {
         Lower::Tag(tag) => {
             mount_at(tag, LOWER, "virtiofs", MsFlags::MS_RDONLY, "")?;
@@ -60,9 +70,16 @@ fn overlay(lower: &Lower, upper: &Upper) -> Result<()> {
     let (upper, work) = (format!("{UPPER}/upper"), format!("{UPPER}/work"));
     directory(&upper, 0o755)?;
     directory(&work, 0o755)?;
-    // With redirect_dir a directory of the lower layer can be renamed.
-    let options = format!("lowerdir={lower},upperdir={upper},workdir={work},redirect_dir=on");
-    mount_at("overlay", NEW_ROOT, "overlay", MsFlags::empty(), &options)
+    let redirect = if redirect { "on" } else { "off" };
+    let options =
+        format!("lowerdir={lower},upperdir={upper},workdir={work},redirect_dir={redirect}");
+    mount_at("overlay", NEW_ROOT, "overlay", MsFlags::empty(), &options)?;
+    open(
+        upper.as_str(),
+        OFlag::O_PATH | OFlag::O_CLOEXEC,
+        Mode::empty(),
+    )
+    .map_err(cannot("open what the overlay keeps"))
 }
 
 /// Mounts the layers of an image, and returns them as overlayfs wants them: the topmost first. Its

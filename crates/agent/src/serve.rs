@@ -2,9 +2,13 @@
 
 use std::{
     collections::HashMap,
-    io,
+    io::{self, BufWriter, Write},
     net::TcpStream,
-    os::unix::net::UnixStream,
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+    path::Path,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
@@ -12,12 +16,13 @@ use std::{
 
 use nix::sys::socket::{AddressFamily, getsockname};
 use wire::{
-    agent::{Event, Exec, Opening, Request, Shutdown, Stream, VERSION},
+    agent::{Event, Exec, MAX_PIECE, Opening, Request, Shutdown, Stream, VERSION},
     frame,
 };
 
 use crate::{
-    error::{Error, Result},
+    changes,
+    error::{Error, Result, cannot, errno},
     ports::{self, Listeners},
     session,
     splice::splice,
@@ -38,6 +43,8 @@ pub type Connection = UnixStream;
 pub struct Agent {
     waiting: Arc<Waiting>,
     listeners: Arc<Listeners>,
+    /// The overlay's upper directory, if the root is one.
+    upper: Option<Arc<OwnedFd>>,
 }
 
 /// The streams that wait for their commands.
@@ -52,6 +59,15 @@ impl Agent {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The same, over a root whose changes are in the directory `upper`.
+    #[must_use]
+    pub fn with_upper(upper: OwnedFd) -> Self {
+        Self {
+            upper: Some(Arc::new(upper)),
+            ..Self::default()
+        }
     }
 
     /// Serves one connection on a thread of its own, from its [`Opening`] to its end.
@@ -82,6 +98,10 @@ impl Agent {
                 let run = run.and_then(|s| session::run(&exec, s, &mut connection));
                 or_fail(&mut connection, run);
             }
+            Request::Changes => {
+                let end = self.changes(&mut connection);
+                or_fail(&mut connection, end);
+            }
             Request::Connect { port } => match ports::connect(port) {
                 Ok(program) => join(connection, program, &Event::Acknowledged),
                 Err(error) => fail(&mut connection, &error),
@@ -96,6 +116,18 @@ impl Agent {
                 Err(error) => fail(&mut connection, &error),
             },
         }
+    }
+
+    fn changes(&self, connection: &mut Connection) -> Result<()> {
+        let upper = self.upper.as_ref().ok_or(Error::Invalid(
+            "this guest's root is not an overlay: its changes are not kept apart",
+        ))?;
+        let upper = format!("/proc/self/fd/{}", upper.as_raw_fd());
+        let pieces = BufWriter::with_capacity(MAX_PIECE, Pieces(connection));
+        changes::write(Path::new(&upper), pieces)
+            .map_err(|error| cannot("read what was changed")(errno(&error)))?;
+        send(connection, &Event::Acknowledged);
+        Ok(())
     }
 
     /// Keeps a stream for its command, and forgets those whose commands never came.
@@ -138,6 +170,22 @@ impl Waiting {
     /// No thread leaves the map half changed, so one that panicked does not matter.
     fn lock(&self) -> MutexGuard<'_, HashMap<(u64, Stream), (Connection, Instant)>> {
         self.streams.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A writer of [`Event::Piece`]s.
+struct Pieces<'c>(&'c mut Connection);
+
+impl Write for Pieces<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let piece = bytes.get(..MAX_PIECE).unwrap_or(bytes);
+        let event = Event::Piece(piece.to_vec());
+        frame::write(&mut *self.0, &event).map_err(io::Error::other)?;
+        Ok(piece.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

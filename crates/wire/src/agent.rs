@@ -16,6 +16,8 @@
 //!   connection is the one to the port, each direction with an end of its own.
 //! - [`Request::Listen`]: the agent answers with [`Event::Listening`] and listens until the host
 //!   closes this connection.
+//! - [`Request::Changes`]: the agent answers with any number of [`Event::Piece`]s, then with
+//!   [`Event::Acknowledged`].
 //! - [`Request::Accept`]: the agent answers with [`Event::Accepted`] when a program has connected,
 //!   and from then on the connection is that program's. A host that closes it before takes none.
 
@@ -32,6 +34,9 @@ pub const PORT: u32 = 1024;
 
 /// The vsock port of the host (CID 2) that the agent announces itself to.
 pub const READY_PORT: u32 = 1025;
+
+/// The most bytes of an [`Event::Piece`]. Messages may be larger; one should not hold much.
+pub const MAX_PIECE: usize = 256 << 10;
 
 /// Where the initramfs keeps the encoded [`Setup`].
 pub const SETUP_PATH: &str = "/crumble/setup";
@@ -195,6 +200,9 @@ pub enum Request {
         /// The port; one that is free if 0.
         port: u16,
     },
+    /// What the guest has changed of its root since it began, which is an overlay: a layer of an
+    /// image (OCI image specification, layer.md), not compressed.
+    Changes,
     /// Take one of the connections that programs in the guest made to a listener.
     Accept {
         /// As in [`Request::Listen`].
@@ -275,6 +283,8 @@ pub enum Event {
     Exited(Exit),
     /// Done, or begun.
     Acknowledged,
+    /// A part of what was asked for, at most [`MAX_PIECE`] bytes.
+    Piece(Vec<u8>),
     /// A listener is there.
     Listening {
         /// Its port.
