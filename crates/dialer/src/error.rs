@@ -16,9 +16,12 @@ pub enum Error {
     /// The network device broke the protocol.
     #[error("the network device broke the protocol over `{0}`: {1}")]
     Device(&'static str, &'static str),
-    /// The network device sent something that is no message.
+    /// The network device sent a datagram that is none.
     #[error("the network device sent nonsense over `{0}`")]
-    Message(&'static str, #[source] wire::Error),
+    Datagram(&'static str, #[source] wire::Error),
+    /// The network device's questions are none, or cannot be heard or answered.
+    #[error("the network device is not understood over `{0}`")]
+    Channel(&'static str, #[source] handoff::Error),
     /// The supervisor sent nonsense.
     #[error("the supervisor sent nonsense")]
     Supervisor(#[source] handoff::Error),

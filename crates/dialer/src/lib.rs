@@ -27,7 +27,6 @@ mod errors;
 mod flows;
 mod link;
 mod listeners;
-mod message;
 mod outside;
 mod poller;
 mod process;

@@ -1,12 +1,13 @@
 //! The socket over which datagrams come from the network device and go to it.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
+use nix::sys::socket::{MsgFlags, recv, send};
 use wire::net::{Datagram, MAX_DATAGRAM};
 
-use crate::error::{End, Error};
-use crate::message;
+use crate::error::{End, Error, system};
 use crate::poller::{Poller, Token};
 
 /// The resource's name.
@@ -28,7 +29,12 @@ impl Link {
         let Ok(packet) = wire::encode_into(datagram, &mut buffer) else {
             return Ok(());
         };
-        message::send(self.0.as_fd(), packet, None).map(drop)
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        match send(self.0.as_raw_fd(), packet, flags) {
+            Err(Errno::EPIPE | Errno::ECONNRESET) => Err(End::Left),
+            Ok(_) | Err(Errno::EAGAIN | Errno::EINTR | Errno::ENOBUFS | Errno::ENOMEM) => Ok(()),
+            Err(errno) => Err(system("answer the device")(errno).into()),
+        }
     }
 
     /// The device's next datagram, if there is one.
@@ -36,9 +42,16 @@ impl Link {
         &self,
         buffer: &'b mut [u8; MAX_DATAGRAM],
     ) -> Result<Option<Datagram<'b>>, End> {
-        let packet = message::receive(self.as_fd(), NAME, buffer)?;
-        let datagram = packet.map(wire::decode).transpose();
-        Ok(datagram.map_err(|error| Error::Message(NAME, error))?)
+        let length = match recv(self.0.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT) {
+            Ok(0) | Err(Errno::ECONNRESET) => return Err(End::Left),
+            Err(Errno::EAGAIN | Errno::EINTR) => return Ok(None),
+            other => other.map_err(system("hear from the device"))?,
+        };
+        // Of one that is too long the end is missing, and so it is none.
+        let datagram = wire::decode(buffer.get(..length).unwrap_or_default());
+        Ok(Some(
+            datagram.map_err(|error| Error::Datagram(NAME, error))?,
+        ))
     }
 }
 

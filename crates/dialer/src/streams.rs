@@ -3,11 +3,13 @@
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 
+use handoff::Channel;
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::epoll::EpollFlags;
 use wire::net::{Ask, Failure, Tell};
 
-use crate::error::{End, Error};
-use crate::message::{self, Sent};
+use crate::error::{End, Error, system};
 use crate::poller::{Poller, Token};
 
 /// The resource's name.
@@ -16,20 +18,13 @@ pub(crate) const NAME: &str = "streams";
 /// Answers that may wait for the device; with more, nothing new is begun.
 const MAX_WAITING: usize = 256;
 
-/// No question is longer.
-const LONGEST: usize = 128;
-
-/// The first byte of a packet that is a whole message, as all of ours are: the device's end is a
-/// `handoff::Channel`.
-const WHOLE: u8 = 0;
-
 /// What the device is told, and the socket that goes with it.
 pub(crate) type Answer = (Tell, Option<OwnedFd>);
 
 /// The device's end of all connections.
 #[derive(Debug)]
 pub(crate) struct Streams {
-    socket: OwnedFd,
+    channel: Channel,
     waiting: VecDeque<Answer>,
     flags: EpollFlags,
 }
@@ -38,8 +33,13 @@ impl Streams {
     pub(crate) fn new(socket: OwnedFd, poller: &Poller) -> Result<Self, Error> {
         let flags = EpollFlags::EPOLLIN;
         poller.add(&socket, Token::Streams, flags)?;
+        fcntl(
+            &socket,
+            FcntlArg::F_SETFL(OFlag::O_RDWR | OFlag::O_NONBLOCK),
+        )
+        .map_err(system("set up the socket of the device"))?;
         Ok(Self {
-            socket,
+            channel: socket.into(),
             waiting: VecDeque::new(),
             flags,
         })
@@ -50,17 +50,15 @@ impl Streams {
         self.waiting.len() >= MAX_WAITING
     }
 
-    /// What the device asks next, if anything.
+    /// What the device asks next, if anything. It sends no descriptors; those that it does are
+    /// closed.
     pub(crate) fn ask(&self) -> Result<Option<Ask>, End> {
-        let mut buffer = [0; LONGEST];
-        let packet = message::receive(self.socket.as_fd(), NAME, &mut buffer)?;
-        let Some(packet) = packet else {
-            return Ok(None);
-        };
-        let message = packet.strip_prefix(&[WHOLE]);
-        let message = message.ok_or(Error::Device(NAME, "a message in pieces"))?;
-        let ask = wire::decode(message);
-        Ok(Some(ask.map_err(|error| Error::Message(NAME, error))?))
+        match self.channel.receive() {
+            Ok(Some((ask, _))) => Ok(Some(ask)),
+            Ok(None) => Err(End::Left),
+            Err(handoff::Error::TimedOut) => Ok(None),
+            Err(error) => Err(Error::Channel(NAME, error).into()),
+        }
     }
 
     /// Puts answers at the end of those that wait.
@@ -80,7 +78,7 @@ impl Streams {
         flags.set(EpollFlags::EPOLLIN, !self.is_full());
         flags.set(EpollFlags::EPOLLOUT, !self.waiting.is_empty());
         if flags != self.flags {
-            poller.change(&self.socket, Token::Streams, flags)?;
+            poller.change(&self.channel, Token::Streams, flags)?;
             self.flags = flags;
         }
         Ok(())
@@ -88,17 +86,31 @@ impl Streams {
 
     /// Sends one answer; gives it back if there is no room.
     fn send(&self, (tell, socket): Answer) -> Result<Option<Answer>, End> {
-        let message = wire::encode(&tell).map_err(|error| Error::Message(NAME, error))?;
-        let packet = [&[WHOLE], message.as_slice()].concat();
-        match message::send(self.socket.as_fd(), &packet, socket.as_ref())? {
-            Sent::Done => Ok(None),
-            Sent::Full => Ok(Some((tell, socket))),
-            Sent::TooManyDescriptors => match tell {
+        let descriptor = socket.as_ref().map(AsFd::as_fd);
+        let error = match self.channel.send(&tell, descriptor.as_slice()) {
+            Ok(()) => return Ok(None),
+            Err(handoff::Error::TimedOut) => return Ok(Some((tell, socket))),
+            Err(error) => error,
+        };
+        match errno(&error) {
+            Some(Errno::ENOBUFS | Errno::ENOMEM) => Ok(Some((tell, socket))),
+            // The kernel has too many descriptors on their way (unix(7)).
+            Some(Errno::ETOOMANYREFS) => match tell {
                 Tell::Connected { id } => self.send((exhausted(id), None)),
                 // Whoever connected to a published port sees it closed.
                 _ => Ok(None),
             },
+            Some(Errno::EPIPE | Errno::ECONNRESET) => Err(End::Left),
+            _ => Err(Error::Channel(NAME, error).into()),
         }
+    }
+}
+
+/// What the operating system said, if it was that.
+fn errno(error: &handoff::Error) -> Option<Errno> {
+    match error {
+        handoff::Error::Socket(_, error) => error.raw_os_error().map(Errno::from_raw),
+        _ => None,
     }
 }
 

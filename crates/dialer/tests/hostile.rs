@@ -25,7 +25,10 @@ fn throw(socket: impl AsFd, packet: &[u8]) -> bool {
 
 /// Whatever was sent, the end has a reason.
 fn is_reasoned(end: &Result<(), Error>) -> bool {
-    matches!(end, Ok(()) | Err(Error::Device(..) | Error::Message(..)))
+    matches!(
+        end,
+        Ok(()) | Err(Error::Device(..) | Error::Datagram(..) | Error::Channel(..))
+    )
 }
 
 #[test]
