@@ -1,6 +1,7 @@
 //! Process 1: from the kernel's hand to a host that is served.
 
 use std::{
+    ffi::CString,
     fs,
     io::Write,
     os::fd::OwnedFd,
@@ -17,7 +18,7 @@ use nix::{
         wait::{WaitStatus, wait},
     },
     time::{ClockId, clock_gettime},
-    unistd::{Pid, sethostname},
+    unistd::{Pid, execve, sethostname},
 };
 use wire::{
     agent::{PORT, READY_PORT, Ready, SETUP_PATH, Setup, Shutdown, VERSION},
@@ -47,7 +48,13 @@ pub fn run() -> ExitCode {
     let early = mounts::early_dev().and_then(|()| modules::load());
     let setup = early.and_then(|()| set_up());
     match sys::fork_single_threaded() {
-        Ok(Some(server)) => reap(server),
+        Ok(Some(server)) => {
+            let init = setup.ok().and_then(|prepared| prepared.init);
+            if let Some(error) = init.map(|path| hand_over(&path)) {
+                log(Level::Error, &error);
+            }
+            reap(server)
+        }
         Ok(None) => {
             // On the console first: without a vsock device the host hears nothing else.
             let report = |error: &Error| log(Level::Error, error);
@@ -66,7 +73,15 @@ pub fn run() -> ExitCode {
     }
 }
 
-fn set_up() -> Result<Option<OwnedFd>> {
+/// What the setup leaves to be done.
+struct Prepared {
+    /// The overlay's upper directory, if the root is one.
+    upper: Option<OwnedFd>,
+    /// Who becomes process 1.
+    init: Option<String>,
+}
+
+fn set_up() -> Result<Prepared> {
     let action = "read the machine's setup";
     let bytes = fs::read(SETUP_PATH).map_err(|e| cannot(action)(errno(&e)))?;
     let setup: Setup = wire::decode(&bytes).map_err(|source| Error::Message { action, source })?;
@@ -85,7 +100,8 @@ fn set_up() -> Result<Option<OwnedFd>> {
     let (soft, hard) = OPEN_FILES;
     setrlimit(Resource::RLIMIT_NOFILE, soft, hard).map_err(cannot("raise the limit of files"))?;
     network::set_up(setup.network.as_ref())?;
-    Ok(upper)
+    let init = setup.init;
+    Ok(Prepared { upper, init })
 }
 
 /// What a guest is better for, and runs without: failures go to the log.
@@ -100,7 +116,7 @@ fn name(setup: &Setup) {
 }
 
 /// The server's life, which ends by a shutdown, or at once if there is nothing to serve.
-fn serve(init_at: u64, setup: Result<Option<OwnedFd>>) -> Result<()> {
+fn serve(init_at: u64, setup: Result<Prepared>) -> Result<()> {
     // Commands are expendable when memory runs out, the line to the host is not.
     let _ = fs::write("/proc/self/oom_score_adj", "-1000");
     let listener = vsock::listener(PORT)?;
@@ -112,7 +128,7 @@ fn serve(init_at: u64, setup: Result<Option<OwnedFd>>) -> Result<()> {
         ready_at: since_boot(),
     })?;
     let agent = match setup {
-        Ok(upper) => upper.map_or_else(Agent::new, Agent::with_upper),
+        Ok(Prepared { upper, .. }) => upper.map_or_else(Agent::new, Agent::with_upper),
         Err(_) => return Ok(()),
     };
     loop {
@@ -132,6 +148,23 @@ fn announce(ready: &Ready) -> Result<()> {
     let host = vsock::connect_to_host(READY_PORT)?;
     let action = "tell the host that the agent is ready";
     frame::write(&host, ready).map_err(|source| Error::Message { action, source })
+}
+
+/// Makes the root's own init of this process, which returns only if that fails.
+fn hand_over(path: &str) -> Error {
+    sys::default_sigpipe();
+    let failed = cannot(format!("execute {path} as process 1"));
+    let Ok(program) = CString::new(path) else {
+        return failed(Errno::EINVAL);
+    };
+    let environment = [
+        c"PATH=/usr/sbin:/usr/bin:/sbin:/bin",
+        c"HOME=/",
+        c"TERM=linux",
+    ];
+    match execve(&program, &[&program], &environment) {
+        Err(errno) => failed(errno),
+    }
 }
 
 /// Takes the exit status of every orphan; without the server there is no use in a machine.

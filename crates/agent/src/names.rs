@@ -128,6 +128,7 @@ mod tests {
             directories: Vec::new(),
             shares: Vec::new(),
             network,
+            init: None,
         }
     }
 

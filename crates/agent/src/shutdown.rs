@@ -1,7 +1,9 @@
 //! The end of the machine.
 
 use std::{
-    fs, process, thread,
+    fs,
+    os::unix::fs::MetadataExt,
+    process, thread,
     time::{Duration, Instant},
 };
 
@@ -15,13 +17,43 @@ use nix::{
 };
 use wire::agent::Shutdown;
 
+use crate::sys;
+
 /// Between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(2);
 /// How often to look whether all have gone.
 const STEP: Duration = Duration::from_millis(5);
 
+/// Has the machine ended by whoever is process 1.
+pub(crate) fn shut_down(how: Shutdown) {
+    if is_ours("/proc/1/exe") {
+        end_all(how);
+    }
+    ask(how);
+}
+
+/// Whether it is a link to this very program.
+fn is_ours(link: &str) -> bool {
+    let identity = |path| fs::metadata(path).map(|file| (file.dev(), file.ino()));
+    matches!((identity(link), identity("/proc/self/exe")), (Ok(one), Ok(other)) if one == other)
+}
+
+/// Asks the root's own init, by the signals of systemd (systemd(1), "SIGNALS") or of busybox.
+fn ask(how: Shutdown) {
+    let systemd = fs::exists("/run/systemd/system").unwrap_or(false);
+    let number = match (systemd, how) {
+        (true, Shutdown::PowerOff) => libc::SIGRTMIN().saturating_add(4),
+        (true, Shutdown::Reboot) => libc::SIGRTMIN().saturating_add(5),
+        (false, Shutdown::PowerOff) => libc::SIGUSR2,
+        (false, Shutdown::Reboot) => libc::SIGTERM,
+    };
+    sys::signal_process(INIT, number);
+}
+
+const INIT: Pid = Pid::from_raw(1);
+
 /// Stops every process, writes everything back, and ends the machine. Does not return.
-pub(crate) fn shut_down(how: Shutdown) -> ! {
+fn end_all(how: Shutdown) -> ! {
     if others() {
         // An error means that there is nobody to signal.
         let _ = kill(EVERYBODY, Signal::SIGTERM);

@@ -5,6 +5,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::{
     errno::Errno,
+    sys::signal::{SigHandler, Signal, signal},
     unistd::{ForkResult, Pid, fork},
 };
 use wire::agent::{Exit, Size};
@@ -17,6 +18,13 @@ pub(crate) fn fork_single_threaded() -> nix::Result<Option<Pid>> {
         ForkResult::Parent { child } => Ok(Some(child)),
         ForkResult::Child => Ok(None),
     }
+}
+
+/// Undoes what the standard library does to a program at its start, for the one that takes its
+/// place.
+pub(crate) fn default_sigpipe() {
+    // SAFETY: no handler of ours is set or replaced.
+    let _ = unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) };
 }
 
 /// A file descriptor that becomes readable when this child of ours ends.
@@ -57,6 +65,12 @@ pub(crate) fn signal_group(leader: Pid, signal: i32) {
     // SAFETY: takes two integers. It fails if the number is no signal or the group is empty, and
     // then there is nobody to tell.
     unsafe { libc::killpg(leader.as_raw(), signal) };
+}
+
+/// Sends a signal, real-time ones included, to one process.
+pub(crate) fn signal_process(pid: Pid, signal: i32) {
+    // SAFETY: takes two integers. If there is no such process there is nobody to tell.
+    unsafe { libc::kill(pid.as_raw(), signal) };
 }
 
 /// Takes the exit status of a child that has ended.

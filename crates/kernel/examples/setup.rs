@@ -28,6 +28,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         directories: Vec::new(),
         shares: shares.collect(),
         network: None,
+        init: None,
     };
     std::io::stdout().write_all(&kernel::setup_archive(&setup)?)?;
     Ok(())

@@ -93,6 +93,7 @@ fn the_setup_survives_its_archive_behind_another() {
             read_only: true,
         }],
         network: None,
+        init: None,
     };
     let archive = setup_archive(&setup).unwrap();
     let directory = tempfile::tempdir().unwrap();

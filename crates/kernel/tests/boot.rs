@@ -108,6 +108,7 @@ fn setup(root: Root) -> Setup {
         directories: Vec::new(),
         shares: Vec::new(),
         network: None,
+        init: None,
     }
 }
 

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod image;
+mod init;
 mod interface;
 mod network;
 mod publish;
@@ -15,6 +16,7 @@ mod size;
 use std::path::PathBuf;
 
 pub use image::Image;
+pub use init::Init;
 pub use interface::{Interface, InterfaceAddress};
 pub use network::{Link, Network, Rate, Rule, Tap, User};
 pub use publish::Publish;
@@ -99,6 +101,9 @@ pub enum Error {
         max = Link::MTU_MAX
     )]
     Mtu(u16),
+    /// Not the path of an init.
+    #[error("\"{0}\" is no init: write systemd, or the absolute path of a program of the image")]
+    Init(String),
     /// Not a host name.
     #[error(
         "\"{0}\" is not a host name: 1 to 64 letters, digits, hyphens and dots, \
@@ -126,6 +131,8 @@ pub struct MachineSpec {
     pub kernel: Option<PathBuf>,
     /// The guest's host name.
     pub hostname: Hostname,
+    /// The image's own init, as process 1; ours without.
+    pub init: Option<Init>,
 }
 
 impl MachineSpec {
@@ -141,6 +148,7 @@ impl MachineSpec {
             publish: Vec::new(),
             kernel: None,
             hostname: Hostname::default(),
+            init: None,
         }
     }
 

@@ -10,7 +10,7 @@
 //! - [`Request::Attach`]: no frames follow; the connection *is* that stream, and its flow control
 //!   is vsock's. Either side ends its direction with `shutdown`.
 //! - [`Request::Shutdown`]: the agent answers with [`Event::Acknowledged`], stops everything,
-//!   syncs, unmounts and powers off.
+//!   syncs, unmounts and powers off. Where the root's own init is process 1, it asks that to.
 //! - [`Request::Ping`]: the agent answers with [`Event::Acknowledged`].
 //! - [`Request::Connect`]: the agent answers with [`Event::Acknowledged`] and from then on the
 //!   connection is the one to the port, each direction with an end of its own.
@@ -60,6 +60,9 @@ pub struct Setup {
     pub shares: Vec<Share>,
     /// The network interface; none is set up without.
     pub network: Option<Network>,
+    /// The root's own init, an absolute path: it becomes process 1 when all is set up, and the agent
+    /// serves as a process beside it. Without, the agent is process 1.
+    pub init: Option<String>,
 }
 
 /// The guest's network interface, set up before a command runs and without asking anybody.
