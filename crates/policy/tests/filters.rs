@@ -90,7 +90,14 @@ fn argument(index: usize, value: u64) -> [u64; 6] {
     arguments
 }
 
-const COMPONENTS: [&str; 5] = ["vmm", "dev-fs", "dev-vsock", "dev-net", "dialer"];
+const COMPONENTS: [&str; 6] = [
+    "vmm",
+    "dev-fs",
+    "dev-vsock",
+    "dev-net",
+    "dev-block",
+    "dialer",
+];
 
 #[test]
 fn reading_is_allowed_and_executing_ends_every_component() {
