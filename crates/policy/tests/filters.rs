@@ -175,6 +175,36 @@ fn only_the_vmm_may_drive_kvm_and_only_kvm() {
 }
 
 #[test]
+fn the_block_device_frees_and_zeroes_and_never_makes_a_file_longer_or_shorter() {
+    let allocate = |flags: i32| {
+        let flags = u64::try_from(flags).unwrap();
+        on("dev-block", libc::SYS_fallocate, argument(1, flags))
+    };
+    let keep = libc::FALLOC_FL_KEEP_SIZE;
+    assert_eq!(allocate(libc::FALLOC_FL_PUNCH_HOLE | keep), ALLOW);
+    assert_eq!(allocate(libc::FALLOC_FL_ZERO_RANGE | keep), ALLOW);
+    for flags in [
+        0,
+        keep,
+        libc::FALLOC_FL_ZERO_RANGE,
+        libc::FALLOC_FL_COLLAPSE_RANGE,
+        libc::FALLOC_FL_INSERT_RANGE,
+        libc::FALLOC_FL_UNSHARE_RANGE | keep,
+    ] {
+        assert_eq!(allocate(flags), KILL, "{flags:#x}");
+    }
+    for call in [libc::SYS_preadv, libc::SYS_pwritev, libc::SYS_fdatasync] {
+        assert_eq!(on("dev-block", call, [0; 6]), ALLOW);
+        for other in ["vmm", "dev-vsock", "dev-net", "dialer"] {
+            assert_eq!(on(other, call, [0; 6]), KILL, "{other}");
+        }
+    }
+    for call in [libc::SYS_ftruncate, libc::SYS_pwritev2] {
+        assert_eq!(on("dev-block", call, [0; 6]), KILL);
+    }
+}
+
+#[test]
 fn an_address_that_fits_in_the_upper_half_is_not_null() {
     assert_eq!(on("vmm", libc::SYS_sendto, argument(4, 0)), ALLOW);
     assert_eq!(on("vmm", libc::SYS_sendto, argument(4, 1 << 32)), KILL);
