@@ -31,8 +31,10 @@ const AGAIN: u16 = 0;
 /// is the header's and the status's.
 const SEGMENTS: u32 = Words::QUEUE_SIZE as u32 - 2;
 
-/// Where a request's range begins best, in sectors: the pages of file systems.
-const PAGE: u32 = Words::ALIGNMENT as u32;
+/// A sector in bytes, and in sectors the pages of file systems, where a request begins best.
+const SECTOR: u32 = 512;
+const PAGE: u32 = 8;
+const _: () = assert!(SECTOR as u64 == Words::SECTOR && PAGE as u64 == Words::ALIGNMENT);
 
 /// The longest list of ranges, in bytes.
 const RANGES: usize = DISCARD_RANGES as usize * Range::SIZE;
@@ -210,7 +212,7 @@ impl Device for Block {
         // The geometry, which is not offered.
         word(0);
         // blk_size.
-        word(Words::SECTOR as u32);
+        word(SECTOR);
         // The topology: a page has 2^3 sectors and begins with the first; min_io_size in sectors; no
         // opt_io_size.
         word(PAGE.ilog2() | (PAGE << 16));
