@@ -248,8 +248,8 @@ fn an_address_that_is_not_the_host_s_is_named() {
 }
 
 fn more_ports_than_can_be_handed_over_are_counted() {
-    let words = ["63 ports", "at most 62", "TAP device"];
-    let publish = "8000-8062:8000-8062";
+    let words = ["129 ports", "at most 128", "TAP device"];
+    let publish = "8000-8128:8000-8128";
     fails(&["-p", publish, "host", "--", "true"], 125, &words);
 }
 

@@ -249,11 +249,12 @@ fn user() -> Finding {
 }
 
 fn programs() -> Finding {
-    const PROGRAMS: [&str; 6] = [
+    const PROGRAMS: [&str; 7] = [
         "crumble-vmm",
         "crumble-dev-fs",
         "crumble-dev-vsock",
         "crumble-dev-net",
+        "crumble-dev-block",
         "crumble-dialer",
         "crumble-agent",
     ];

@@ -62,6 +62,8 @@ pub mod host;
 mod machine;
 mod net;
 mod network;
+#[doc(hidden)]
+pub mod partitions;
 mod stdio;
 pub mod tap;
 

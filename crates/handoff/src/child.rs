@@ -269,7 +269,7 @@ mod tests {
         let resources: Vec<_> = (0..=MAX_FDS).map(|n| (n.to_string(), fd)).collect();
         assert!(matches!(
             start(&host, &(), &resources),
-            Err(Error::TooManyFds(65))
+            Err(Error::TooManyFds(131))
         ));
         start(&host, &(), &resources[1..]).unwrap();
         let launched = receive::<()>(component).unwrap();

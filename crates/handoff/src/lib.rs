@@ -35,8 +35,9 @@ pub use parent::{await_ready, start, start_encoded};
 /// The descriptor at which a component finds its end of the channel.
 pub const CHANNEL_FD: i32 = 3;
 
-/// The most descriptors that one message carries.
-pub const MAX_FDS: usize = 64;
+/// The most descriptors that one message carries: a block device's with an image of 127 layers, two
+/// parts of a partition table, and a socket. The kernel passes at most 253.
+pub const MAX_FDS: usize = 130;
 
 /// The version of this protocol; host and component come from one build, so they must be equal.
 pub const VERSION: u16 = 1;

@@ -49,6 +49,20 @@ pub const NETWORK_MODULES: &[&str] = &[
     "virtio_net",
 ];
 
+/// The modules that a machine with a disk needs besides.
+pub const BLOCK_MODULES: &[&str] = &[
+    // The disk.
+    "virtio_blk",
+];
+
+/// The modules that a machine with an image for its root needs besides.
+pub const IMAGE_MODULES: &[&str] = &[
+    // The image's layers are partitions of one disk.
+    "virtio_blk",
+    // The file system in each.
+    "erofs",
+];
+
 /// The modules that a machine is better for, and runs without: those that a kernel does not have
 /// are left out of the [`initramfs()`].
 pub(crate) const USEFUL_MODULES: &[&str] = &[

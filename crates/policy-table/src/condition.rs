@@ -70,6 +70,15 @@ const SYMBOLS: &[(&str, u64)] = &[
     // An ioctl's number holds its type in bits 8 to 15; KVM's is 0xAE (`linux/kvm.h`).
     ("IOCTL_TYPE", 0xff00),
     ("KVM", 0xae00),
+    // What fallocate does when it frees, and when it zeroes; neither changes a file's size.
+    (
+        "FALLOC_PUNCH",
+        (libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE) as u64,
+    ),
+    (
+        "FALLOC_ZERO",
+        (libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE) as u64,
+    ),
     ("CLONE_FS", libc::CLONE_FS as u64),
     ("THREAD_FLAGS", THREAD_FLAGS),
     ("NO_THREAD_FLAG", 0xffff_ffff & !THREAD_DETAILS),

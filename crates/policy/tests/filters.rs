@@ -90,7 +90,14 @@ fn argument(index: usize, value: u64) -> [u64; 6] {
     arguments
 }
 
-const COMPONENTS: [&str; 5] = ["vmm", "dev-fs", "dev-vsock", "dev-net", "dialer"];
+const COMPONENTS: [&str; 6] = [
+    "vmm",
+    "dev-fs",
+    "dev-vsock",
+    "dev-net",
+    "dev-block",
+    "dialer",
+];
 
 #[test]
 fn reading_is_allowed_and_executing_ends_every_component() {
@@ -164,6 +171,36 @@ fn only_the_vmm_may_drive_kvm_and_only_kvm() {
     assert_eq!(on("dev-fs", libc::SYS_ioctl, argument(1, KVM_RUN)), KILL);
     for component in COMPONENTS {
         assert_eq!(on(component, libc::SYS_ioctl, argument(1, TIOCSTI)), KILL);
+    }
+}
+
+#[test]
+fn the_block_device_frees_and_zeroes_and_never_makes_a_file_longer_or_shorter() {
+    let allocate = |flags: i32| {
+        let flags = u64::try_from(flags).unwrap();
+        on("dev-block", libc::SYS_fallocate, argument(1, flags))
+    };
+    let keep = libc::FALLOC_FL_KEEP_SIZE;
+    assert_eq!(allocate(libc::FALLOC_FL_PUNCH_HOLE | keep), ALLOW);
+    assert_eq!(allocate(libc::FALLOC_FL_ZERO_RANGE | keep), ALLOW);
+    for flags in [
+        0,
+        keep,
+        libc::FALLOC_FL_ZERO_RANGE,
+        libc::FALLOC_FL_COLLAPSE_RANGE,
+        libc::FALLOC_FL_INSERT_RANGE,
+        libc::FALLOC_FL_UNSHARE_RANGE | keep,
+    ] {
+        assert_eq!(allocate(flags), KILL, "{flags:#x}");
+    }
+    for call in [libc::SYS_preadv, libc::SYS_pwritev, libc::SYS_fdatasync] {
+        assert_eq!(on("dev-block", call, [0; 6]), ALLOW);
+        for other in ["vmm", "dev-vsock", "dev-net", "dialer"] {
+            assert_eq!(on(other, call, [0; 6]), KILL, "{other}");
+        }
+    }
+    for call in [libc::SYS_ftruncate, libc::SYS_pwritev2] {
+        assert_eq!(on("dev-block", call, [0; 6]), KILL);
     }
 }
 

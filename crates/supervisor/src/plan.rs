@@ -83,6 +83,8 @@ impl Device {
     const NET_ID: u16 = 1;
     const NET_QUEUE: u16 = 1024;
     const NET_CONTROL: u16 = 64;
+    /// The block device (virtio 1.2, section 5.2): request queues.
+    const BLOCK_ID: u16 = 2;
     /// The file-system device (virtio 1.2, section 5.11): a high priority queue and one request
     /// queue.
     const FS_ID: u16 = 26;
@@ -137,6 +139,30 @@ impl Device {
             config: encode(config)?,
             resources: resources.collect(),
             dialer,
+            replaceable: true,
+        })
+    }
+
+    /// A block device called `name` that serves `extents`, an open file for each of
+    /// [`wire::block::Config::extents`].
+    ///
+    /// # Errors
+    /// If the configuration is too long to be sent.
+    pub fn block(
+        config: &wire::block::Config,
+        extents: Vec<OwnedFd>,
+        name: &str,
+    ) -> Result<Self, wire::Error> {
+        let resources = extents.into_iter().enumerate();
+        let resources = resources.map(|(index, file)| (wire::block::Config::resource(index), file));
+        Ok(Self {
+            name: name.to_owned(),
+            component: "dev-block".to_owned(),
+            virtio_id: Self::BLOCK_ID,
+            queues: vec![wire::block::Config::QUEUE_SIZE; config.queues.into()],
+            config: encode(config)?,
+            resources: resources.collect(),
+            dialer: None,
             replaceable: true,
         })
     }

@@ -44,6 +44,7 @@ pub const PRODUCTS: &[Product] = &[
     product("dev-fs", "crumble-dev-fs", true),
     product("dev-vsock", VSOCK, true),
     product("dev-net", "crumble-dev-net", true),
+    product("dev-block", "crumble-dev-block", true),
     product("dialer", "crumble-dialer", true),
     product("agent", AGENT, true),
     product("crumble-jailer", "crumble-jailer", true),

@@ -77,6 +77,12 @@ pub(crate) const HOUSE: &[Row] = &[
         &["jailer", "policy", "vq-driver"],
     ),
     row(
+        "dev-block",
+        1,
+        &["device", "handoff", "wire"],
+        &["jailer", "policy", "vq-driver"],
+    ),
+    row(
         "dialer",
         1,
         &["device", "handoff", "wire"],
@@ -179,6 +185,7 @@ pub(crate) const EXPOSED: &[&str] = &[
     "dev-fs",
     "dev-vsock",
     "dev-net",
+    "dev-block",
     "dialer",
     "jailer",
     "agent",

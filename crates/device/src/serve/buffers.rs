@@ -120,6 +120,26 @@ impl<'a> Buffers<'a> {
         self.length = self.length.min(length);
     }
 
+    /// Leaves at most `length` bytes, and returns those behind them.
+    #[must_use]
+    pub fn split_off(&mut self, length: usize) -> Self {
+        let mut rest = Self {
+            length: self.length.saturating_sub(length),
+            ..Self::default()
+        };
+        let mut skip = length;
+        for slice in self.left() {
+            if let Ok(part) = slice.offset(skip.min(slice.len()))
+                && !part.is_empty()
+            {
+                rest.slices.push(part);
+            }
+            skip = skip.saturating_sub(slice.len());
+        }
+        self.truncate(length);
+        rest
+    }
+
     /// Writes from the front to `fd` with one call and leaves it; how many bytes were taken.
     ///
     /// # Errors
@@ -144,11 +164,27 @@ impl<'a> Buffers<'a> {
     pub fn read_from_with(&self, fd: BorrowedFd<'_>, rest: &mut [u8]) -> io::Result<usize> {
         vectored::read(fd, self.left(), rest)
     }
+
+    /// As [`Buffers::write_to`], to a place in a file.
+    ///
+    /// # Errors
+    /// What `pwritev` says.
+    pub fn write_at(&self, fd: BorrowedFd<'_>, offset: u64) -> io::Result<usize> {
+        vectored::write_at(fd, self.left(), offset)
+    }
+
+    /// As [`Buffers::read_from`], from a place in a file.
+    ///
+    /// # Errors
+    /// What `preadv` says.
+    pub fn read_at(&self, fd: BorrowedFd<'_>, offset: u64) -> io::Result<usize> {
+        vectored::read_at(fd, self.left(), offset)
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::{Read, Write};
+    use std::io::{Read, Seek, Write};
     use std::os::fd::AsFd;
 
     use super::*;
@@ -211,6 +247,43 @@ mod tests {
         assert_eq!(buffers.fill(b"defg"), 2);
         drop(buffers);
         assert_eq!(parts, [b"ab".to_vec(), b"cde".to_vec()]);
+    }
+
+    #[test]
+    fn two_parts_are_together_what_they_were_before() {
+        for length in 0..9_usize {
+            let mut parts = vec![b"ab".to_vec(), vec![], b"cdef".to_vec(), b"g".to_vec()];
+            let mut buffers = buffers(&mut parts);
+            buffers.advance(1);
+            let rest = buffers.split_off(length);
+            assert_eq!(
+                (buffers.len(), rest.len()),
+                (length.min(6), 6 - length.min(6))
+            );
+            assert_eq!(
+                [content(&buffers), content(&rest)].concat(),
+                b"bcdefg",
+                "{length}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_place_in_a_file_is_read_and_written_in_one_call_each() {
+        let mut file = tempfile::tempfile().unwrap();
+        let mut parts = vec![b"ab".to_vec(), b"cde".to_vec()];
+        let mut buffers = buffers(&mut parts);
+        buffers.advance(1);
+        assert_eq!(buffers.write_at(file.as_fd(), 3).unwrap(), 4);
+        let mut text = Vec::new();
+        file.read_to_end(&mut text).unwrap();
+        assert_eq!(text, b"\0\0\0bcde");
+        assert_eq!(buffers.read_at(file.as_fd(), 4).unwrap(), 3);
+        // Neither has moved the file's own position.
+        assert_eq!(file.stream_position().unwrap(), 7);
+        assert!(buffers.read_at(file.as_fd(), u64::MAX).is_err());
+        drop(buffers);
+        assert_eq!(parts, [b"ac".to_vec(), b"dee".to_vec()]);
     }
 
     #[test]

@@ -12,8 +12,9 @@ use nix::libc;
 use smallvec::SmallVec;
 use vm_memory::VolatileSlice;
 
-/// Slices in one call. A 64 KiB packet in pages has fewer; what does not fit is for the next call.
-const MOST: usize = 64;
+/// Slices in one call: a chain of a queue of 256 has fewer. What does not fit is for the next call; the
+/// kernel takes 1024.
+const MOST: usize = 256;
 
 type Vectors = SmallVec<[libc::iovec; 24]>;
 
@@ -56,5 +57,36 @@ pub(super) fn read(
     // reference of Rust's points into it. The vector behind them is `rest`, which is borrowed
     // mutably for the length of the call.
     let read = unsafe { libc::readv(fd.as_raw_fd(), vectors.as_ptr(), count) };
+    usize::try_from(read).map_err(|_| io::Error::last_os_error())
+}
+
+/// `offset` as the kernel takes it.
+fn position(offset: u64) -> io::Result<libc::off_t> {
+    libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput.into())
+}
+
+/// pwritev(2) of guest memory.
+pub(super) fn write_at(
+    fd: BorrowedFd<'_>,
+    slices: &[VolatileSlice<'_>],
+    offset: u64,
+) -> io::Result<usize> {
+    let (vectors, count) = vectors(slices);
+    let offset = position(offset)?;
+    // SAFETY: as in `write`.
+    let written = unsafe { libc::pwritev(fd.as_raw_fd(), vectors.as_ptr(), count, offset) };
+    usize::try_from(written).map_err(|_| io::Error::last_os_error())
+}
+
+/// preadv(2) into guest memory.
+pub(super) fn read_at(
+    fd: BorrowedFd<'_>,
+    slices: &[VolatileSlice<'_>],
+    offset: u64,
+) -> io::Result<usize> {
+    let (vectors, count) = vectors(slices);
+    let offset = position(offset)?;
+    // SAFETY: as in `read`.
+    let read = unsafe { libc::preadv(fd.as_raw_fd(), vectors.as_ptr(), count, offset) };
     usize::try_from(read).map_err(|_| io::Error::last_os_error())
 }

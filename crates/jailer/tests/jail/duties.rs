@@ -25,7 +25,7 @@ type Duty = (
 );
 
 /// The dialer has one thread.
-const THREADED: [&str; 4] = ["vmm", "dev-vsock", "dev-fs", "dev-net"];
+const THREADED: [&str; 5] = ["vmm", "dev-vsock", "dev-fs", "dev-net", "dev-block"];
 
 const DUTIES: &[Duty] = &[
     ("threads_run_and_are_joined", &THREADED, threads),

@@ -18,7 +18,7 @@ use std::io;
 
 use libc::SIGSYS;
 use libtest_mimic::{Failed, Trial};
-use policy::{Limit, Reasoned, Resource};
+use policy::{Limit, Policy, Reasoned, Resource};
 
 use crate::component::Hands;
 use crate::host::{self, COMPONENTS, Deed, Outcome};
@@ -59,9 +59,10 @@ pub(crate) enum End {
 use End::{Host, Work};
 use Filter::{Answer, Kill, Pass};
 
-/// Two components whose jails are the same but for the filter, and how many descriptors and how much
-/// memory they may have. What the filter ends in both is tried with open layers in the first only.
-const ALIKE: [&str; 2] = ["dev-vsock", "dev-net"];
+/// Components whose jails are the same but for the filter, and how many descriptors and how much
+/// memory they may have. What the filter ends in one as in the first is tried with open layers in the
+/// first only.
+const ALIKE: [&str; 3] = ["dev-vsock", "dev-net", "dev-block"];
 
 /// One attempt.
 struct Attempt {
@@ -259,7 +260,9 @@ impl Attempt {
         Row {
             name: self.name,
             component,
-            is_repeated: is_killed && component == ALIKE[1] && stops == self.stops_of(ALIKE[0]),
+            is_repeated: is_killed
+                && ALIKE[1..].contains(&component)
+                && stops == self.stops_of(ALIKE[0]),
             stops,
             end: self.end,
         }
@@ -393,10 +396,17 @@ pub(crate) fn trials() -> Vec<Trial> {
     attempts.chain([alike]).collect()
 }
 
-/// The two of [`ALIKE`] are what they are said to be.
+/// Those of [`ALIKE`] are what they are said to be.
 fn alike() -> Result<(), Failed> {
-    let [first, second] = ALIKE.map(policy::component);
-    let (first, second) = (first.ok_or("no policy")?, second.ok_or("no policy")?);
+    let [first, others @ ..] = ALIKE.map(policy::component);
+    let first = first.ok_or("no policy")?;
+    for other in others {
+        compare(first, other.ok_or("no policy")?)?;
+    }
+    Ok(())
+}
+
+fn compare(first: &Policy, second: &Policy) -> Result<(), Failed> {
     let values = |lines: &[Reasoned<Limit>]| -> Vec<Limit> {
         let limits = lines.iter().map(|line| line.value);
         limits
@@ -413,5 +423,6 @@ fn alike() -> Result<(), Failed> {
     if same {
         return Ok(());
     }
-    Err(format!("{ALIKE:?} differ in more than their filters").into())
+    let names = [first.component, second.component];
+    Err(format!("{names:?} differ in more than their filters").into())
 }
