@@ -9,6 +9,7 @@ mod image;
 mod interface;
 mod network;
 mod publish;
+mod reference;
 mod share;
 mod size;
 
@@ -18,6 +19,7 @@ pub use image::Image;
 pub use interface::{Interface, InterfaceAddress};
 pub use network::{Link, Network, Rate, Rule, Tap, User};
 pub use publish::Publish;
+pub use reference::Reference;
 pub use share::Share;
 pub use size::{Cpus, Memory};
 
