@@ -329,7 +329,7 @@ mod tests {
             ("--network user,deny=10.0.0.1/8 host", "10.0.0.0/8"),
             ("-p 80:80/sctp host", "no protocol \"sctp\""),
             ("-p 99999:80 host", "not a port"),
-            ("alpine", "busybox"),
+            ("Alpine", "busybox"),
             ("--frobnicate host", "frobnicate"),
         ] {
             let message = parse(line).unwrap_err().to_string();

@@ -114,6 +114,7 @@ fn file_systems(spec: &MachineSpec, cache: &Cache) -> Result<(Setup, Vec<Device>
         // Nobody changes it once it is there.
         Image::Busybox => (busybox::root(cache.root())?, fs::Cache::Always),
         Image::Directory(path) => (path.clone(), fs::Cache::Auto),
+        other => return Err(Error::UnsupportedImage(other.clone())),
     };
     let mut devices = vec![fs_device(ROOT_TAG, &root, true, caching)?];
     let mut shares = Vec::new();

@@ -10,6 +10,9 @@ pub enum Error {
     /// The description of the machine makes no sense.
     #[error(transparent)]
     Spec(#[from] spec::Error),
+    /// An image of a kind that machines are not made from yet.
+    #[error("{0} cannot be run yet: give host, busybox or a directory")]
+    UnsupportedImage(spec::Image),
     /// This host cannot run machines.
     #[error(transparent)]
     Kvm(#[from] crate::host::KvmError),

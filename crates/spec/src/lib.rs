@@ -10,6 +10,7 @@ mod init;
 mod interface;
 mod network;
 mod publish;
+mod reference;
 mod share;
 mod size;
 
@@ -20,6 +21,7 @@ pub use init::Init;
 pub use interface::{Interface, InterfaceAddress};
 pub use network::{Link, Network, Rate, Rule, Tap, User};
 pub use publish::Publish;
+pub use reference::Reference;
 pub use share::Share;
 pub use size::{Cpus, Memory};
 

@@ -98,6 +98,7 @@ pub(crate) const HOUSE: &[Row] = &[
         &[],
     ),
     row("inspect", 2, &["jailer", "policy"], &[]),
+    row("image", 2, &["spec"], &[]),
     row("kernel", 2, &["wire"], &[]),
     row("agent-client", 2, &["wire"], &["agent"]),
     // The library.
@@ -234,16 +235,24 @@ pub(crate) const LICENCES: &[&str] = &[
     "Apache-2.0 WITH LLVM-exception",
     "BSD-2-Clause",
     "BSD-3-Clause",
+    "CDLA-Permissive-2.0",
+    "ISC",
     "MIT",
     "Unicode-3.0",
+    "Zlib",
 ];
 
 /// Crates of which more than one version is built.
 pub(crate) const DUPLICATES: &[Exception] = &[
+    ("base64", "ureq moved on, docker_credential has not"),
     ("bitflags", "virtiofsd is at 1, all others at 2"),
     (
         "embedded-io",
         "postcard offers two versions of it and uses neither",
+    ),
+    (
+        "getrandom",
+        "ring stays with an older one; the newer is in tests and the command only",
     ),
     ("hash32", "as heapless, of which it is a part"),
     (

@@ -1,0 +1,258 @@
+//! What a host's administrator and its user say of registries.
+
+use std::{env, fs, io, path::PathBuf, time::Duration};
+
+use serde::Deserialize;
+use spec::Reference;
+
+use super::Credentials;
+use crate::{Error, Result, error::file};
+
+/// Which registries there are, and how to talk to them.
+#[derive(Debug, Clone, Default)]
+pub struct Registries {
+    entries: Vec<Registry>,
+    credentials: Credentials,
+    /// How long to wait, and how often to try.
+    pub patience: Patience,
+}
+
+/// One registry.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Registry {
+    /// Its host and port, as references name it.
+    pub name: String,
+    /// Where to look first, in this order: `HOST[:PORT][/PATH]`. The path is put before the
+    /// repository's.
+    #[serde(default)]
+    pub mirrors: Vec<String>,
+    /// Whether it may do without TLS, or with a certificate that nobody vouches for.
+    #[serde(default)]
+    pub insecure: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    #[serde(default)]
+    registry: Vec<Registry>,
+}
+
+/// How long to wait, and how often to try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// For the next byte.
+    pub stall: Duration,
+    /// Before the second attempt; doubled before each further one.
+    pub pause: Duration,
+    /// Between two attempts at most, whatever the registry asks for.
+    pub pause_max: Duration,
+    /// How often something is tried that does not get on.
+    pub attempts: u32,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            stall: Duration::from_secs(30),
+            pause: Duration::from_millis(500),
+            pause_max: Duration::from_secs(60),
+            attempts: 5,
+        }
+    }
+}
+
+/// A place to look for an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// Host and port.
+    pub(crate) registry: String,
+    /// The image's path there.
+    pub(crate) repository: String,
+    /// Whether it may do without a certificate.
+    pub(crate) insecure: bool,
+}
+
+impl Registries {
+    /// With these entries, and no credentials.
+    ///
+    /// # Errors
+    /// Which name or mirror is none.
+    pub fn new(entries: Vec<Registry>) -> Result<Self, String> {
+        for entry in &entries {
+            let host = |text: &str| place(text).is_some_and(|(_, path)| path.is_empty());
+            if entry.name != "docker.io" && !host(&entry.name) {
+                return Err(format!(
+                    "\"{}\" is not a registry: write HOST[:PORT]",
+                    entry.name
+                ));
+            }
+            if let Some(bad) = entry.mirrors.iter().find(|mirror| place(mirror).is_none()) {
+                return Err(format!(
+                    "\"{bad}\" is not a mirror: write HOST[:PORT][/PATH]"
+                ));
+            }
+        }
+        Ok(Self {
+            entries,
+            ..Self::default()
+        })
+    }
+
+    /// What the user says, in `$XDG_CONFIG_HOME/crumble/registries.toml` (or in `~/.config`), before
+    /// what the host says, in `/etc/crumble/registries.toml`; with the user's credentials.
+    ///
+    /// # Errors
+    /// [`Error::Configuration`] if a file has mistakes, [`Error::File`] if it cannot be read.
+    pub fn of_user() -> Result<Self> {
+        let absolute = |name| {
+            env::var_os(name)
+                .map(PathBuf::from)
+                .filter(|path| path.is_absolute())
+        };
+        let base = absolute("XDG_CONFIG_HOME")
+            .or_else(|| absolute("HOME").map(|home| home.join(".config")));
+        let mut files: Vec<PathBuf> = base.into_iter().collect();
+        files.push("/etc".into());
+        let files = files
+            .into_iter()
+            .map(|base| base.join("crumble").join("registries.toml"));
+        Ok(Self::in_files(files)?.with_credentials(Credentials::of_user()))
+    }
+
+    /// What these files say; the first that names a registry counts. One that is not there says
+    /// nothing.
+    ///
+    /// # Errors
+    /// As [`Self::of_user`].
+    pub fn in_files(files: impl IntoIterator<Item = PathBuf>) -> Result<Self> {
+        let mut entries = Vec::new();
+        for path in files {
+            let text = match fs::read_to_string(&path) {
+                Ok(text) => text,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(file("read", path)(error)),
+            };
+            let written = toml::from_str::<Written>(&text).map_err(|error| error.to_string());
+            let checked = written.and_then(|written| Self::new(written.registry));
+            match checked {
+                Ok(checked) => entries.extend(checked.entries),
+                Err(reason) => return Err(Error::Configuration { path, reason }),
+            }
+        }
+        Ok(Self {
+            entries,
+            ..Self::default()
+        })
+    }
+
+    /// The same, with these credentials.
+    #[must_use]
+    pub fn with_credentials(mut self, credentials: Credentials) -> Self {
+        self.credentials = credentials;
+        self
+    }
+
+    pub(crate) fn credentials(&self) -> &Credentials {
+        &self.credentials
+    }
+
+    /// Where to look for an image, the last being the registry that its name says.
+    pub(crate) fn places(&self, reference: &Reference) -> Vec<Place> {
+        let repository = reference.repository();
+        let entry = self.entry(reference.registry());
+        let mirrors = entry
+            .map(|entry| entry.mirrors.as_slice())
+            .unwrap_or_default();
+        let mirror = |text: &String| {
+            let (registry, path) = place(text)?;
+            Some(Place {
+                insecure: self.insecure(&registry),
+                registry,
+                repository: format!("{path}{repository}"),
+            })
+        };
+        let mut places: Vec<Place> = mirrors.iter().filter_map(mirror).collect();
+        places.push(Place {
+            registry: reference.registry().to_owned(),
+            repository: repository.to_owned(),
+            insecure: self.insecure(reference.registry()),
+        });
+        places
+    }
+
+    fn entry(&self, registry: &str) -> Option<&Registry> {
+        self.entries.iter().find(|entry| entry.name == registry)
+    }
+
+    fn insecure(&self, registry: &str) -> bool {
+        self.entry(registry).is_some_and(|entry| entry.insecure)
+    }
+}
+
+/// Host and port, and the path with a slash at its end if there is one.
+fn place(text: &str) -> Option<(String, String)> {
+    let inside: Reference = format!("{text}/x").parse().ok()?;
+    let path = inside.repository().strip_suffix('x')?;
+    (format!("{}/{path}", inside.registry()) == format!("{text}/"))
+        .then(|| (inside.registry().to_owned(), path.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Registries> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("registries.toml");
+        fs::write(&path, text).unwrap();
+        Registries::in_files([directory.path().join("absent"), path])
+    }
+
+    #[test]
+    fn mirrors_come_before_the_registry_itself() {
+        let registries = read(
+            "[[registry]]\nname = \"docker.io\"\nmirrors = [\"localhost:5000/hub\", \"m.example\"]\n\
+             [[registry]]\nname = \"m.example\"\ninsecure = true",
+        )
+        .unwrap();
+        let places = registries.places(&"alpine".parse().unwrap());
+        let shown: Vec<_> = places
+            .iter()
+            .map(|place| format!("{}/{} {}", place.registry, place.repository, place.insecure))
+            .collect();
+        assert_eq!(
+            shown,
+            [
+                "localhost:5000/hub/library/alpine false",
+                "m.example/library/alpine true",
+                "docker.io/library/alpine false",
+            ]
+        );
+        assert_eq!(registries.places(&"ghcr.io/x/y".parse().unwrap()).len(), 1);
+    }
+
+    #[test]
+    fn mistakes_are_named_with_their_file() {
+        for (text, word) in [
+            ("x = 1", "unknown field"),
+            ("[[registry]]\nname = \"https://x.y\"", "is not a registry"),
+            ("[[registry]]\nname = \"ghcr.io/x\"", "is not a registry"),
+            (
+                "[[registry]]\nname = \"ghcr.io\"\nmirrors = [\"nowhere\"]",
+                "is not a mirror",
+            ),
+            (
+                "[[registry]]\nname = \"ghcr.io\"\nmirror = \"x\"",
+                "unknown field",
+            ),
+        ] {
+            let message = read(text).unwrap_err().to_string();
+            assert!(
+                message.contains(word) && message.contains("registries.toml"),
+                "{message}"
+            );
+        }
+    }
+}
