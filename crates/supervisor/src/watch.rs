@@ -29,6 +29,10 @@ use crate::{
 /// has, and the VMM reports a device that is gone. This long we wait for the better explanation.
 const GRACE: Duration = Duration::from_millis(300);
 
+/// The same after a device that ended of its own accord: it does that when the VMM lets go of it, which
+/// on a busy host may be long before the VMM has ended and said why.
+const VMM_GRACE: Duration = Duration::from_secs(5);
+
 /// How long the guest's agent has to say what it began to say.
 const READY_MESSAGE_WITHIN: Duration = Duration::from_secs(5);
 
@@ -265,7 +269,7 @@ impl Family {
     fn device_failed(&mut self, name: String, reason: String) {
         let device = self.components.iter_mut().find(|c| c.name == name);
         let log = device.map(Component::last_words).unwrap_or_default();
-        self.suspect(Error::DeviceFailed { name, reason, log }, false);
+        self.suspect(Error::DeviceFailed { name, reason, log }, false, GRACE);
     }
 
     fn receive_vsock(&mut self, index: usize) -> Result<(), Error> {
@@ -324,7 +328,10 @@ impl Family {
             return Ok(None);
         }
         // One that ended with 0 did so because another one had, and explains nothing.
-        self.suspect(error, exit != jailer::Exit::Code(0));
+        match exit {
+            jailer::Exit::Code(0) => self.suspect(error, false, VMM_GRACE),
+            _ => self.suspect(error, true, GRACE),
+        }
         Ok(None)
     }
 
@@ -338,14 +345,14 @@ impl Family {
         Ok(None)
     }
 
-    /// Ends the machine with `error` after a while, unless it ends otherwise before, or an earlier
+    /// Ends the machine with `error` after `grace`, unless it ends otherwise before, or an earlier
     /// suspicion stands. A `cause` takes the place of what is a mere consequence.
-    fn suspect(&mut self, error: Error, cause: bool) {
-        let stands = |suspicion: &Suspicion| suspicion.cause || !cause;
-        if self.suspicion.as_ref().is_some_and(stands) {
+    fn suspect(&mut self, error: Error, cause: bool, grace: Duration) {
+        let Some(at) = Instant::now().checked_add(grace) else {
             return;
-        }
-        if let Some(at) = Instant::now().checked_add(GRACE) {
+        };
+        let stands = |known: &Suspicion| known.cause || (!cause && known.at <= at);
+        if !self.suspicion.as_ref().is_some_and(stands) {
             self.suspicion = Some(Suspicion { at, error, cause });
         }
     }
