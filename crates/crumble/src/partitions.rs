@@ -31,14 +31,14 @@ const MOST: usize = Config::MAX_EXTENTS - 2;
 const SECTOR: usize = 512;
 
 /// Entries of a table, as every tool makes them, and bytes of each.
-const ENTRIES: usize = 128;
-const ENTRY: usize = 128;
+const ENTRIES: u32 = 128;
+const ENTRY: u32 = 128;
 
 /// Bytes of a header that mean something.
-const HEADER: usize = 92;
+const HEADER: u32 = 92;
 
 /// What the whole list of entries takes.
-const LIST: usize = ENTRIES * ENTRY;
+const LIST: usize = (ENTRIES * ENTRY) as usize;
 
 /// Bytes of the part before the layers, and of the one behind them: the list, two sectors or one, and
 /// what fills the last page up.
@@ -143,7 +143,7 @@ fn header(geometry: &Geometry, entries: &[u8]) -> [u8; SECTOR] {
         &b"EFI PART"[..],
         // Revision 1.0, the header's size, its checksum (below), four reserved bytes.
         &0x0001_0000_u32.to_le_bytes(),
-        &(HEADER as u32).to_le_bytes(),
+        &HEADER.to_le_bytes(),
         &[0; 8],
         &geometry.own.to_le_bytes(),
         &geometry.other.to_le_bytes(),
@@ -151,8 +151,8 @@ fn header(geometry: &Geometry, entries: &[u8]) -> [u8; SECTOR] {
         &last_usable.to_le_bytes(),
         &guid(entries, u16::MAX),
         &geometry.list.to_le_bytes(),
-        &(ENTRIES as u32).to_le_bytes(),
-        &(ENTRY as u32).to_le_bytes(),
+        &ENTRIES.to_le_bytes(),
+        &ENTRY.to_le_bytes(),
         &crc32fast::hash(entries).to_le_bytes(),
     ];
     let bytes = fields.concat();
@@ -183,7 +183,7 @@ fn entries(layers: &[u64]) -> Vec<u8> {
                 .collect::<Vec<_>>(),
         ]
         .concat();
-        entry.resize(ENTRY, 0);
+        entry.resize(ENTRY as usize, 0);
         list.extend(entry);
         first = next;
     }
@@ -210,6 +210,10 @@ fn put(to: &mut [u8], at: usize, bytes: &[u8]) {
 }
 
 #[cfg(test)]
+#[allow(
+    clippy::cast_possible_truncation,
+    reason = "the tests' numbers are small"
+)]
 mod tests {
     use std::fs::File;
     use std::io::{ErrorKind, Write};
@@ -295,7 +299,7 @@ mod tests {
             let (_, read) = reader(layers);
             let mut all = vec![read(1, 512)[56..72].to_vec()];
             let list = read(2, LIST);
-            let entries = list.chunks(ENTRY).take(layers.len());
+            let entries = list.chunks(ENTRY as usize).take(layers.len());
             all.extend(entries.map(|entry| entry[16..32].to_vec()));
             all
         };
