@@ -1,6 +1,10 @@
 //! Digests: the names of contents.
 
-use std::{fmt, str::FromStr};
+use std::{
+    fmt,
+    io::{self, Read},
+    str::FromStr,
+};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
@@ -92,6 +96,18 @@ impl Hasher {
 
     pub(crate) fn digest(&self) -> Digest {
         Digest(self.0.clone().finalize().into())
+    }
+}
+
+/// Of all that a reader has.
+pub(crate) fn of_reader(mut reader: impl Read) -> io::Result<Digest> {
+    let mut hasher = Hasher::default();
+    let mut buffer = vec![0; 128 << 10];
+    loop {
+        match reader.read(&mut buffer)? {
+            0 => return Ok(hasher.digest()),
+            count => hasher.update(buffer.get(..count).unwrap_or_default()),
+        }
     }
 }
 

@@ -1,13 +1,12 @@
 //! What `docker save` writes: `manifest.json`, configurations, and layers as tar archives.
 
-use std::{collections::BTreeMap, io::Read};
+use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::{Bundle, Section};
+use super::Bundle;
 use crate::{
-    Compression, Descriptor, Digest, Error, Item, Manifest, Result, config,
-    digest::Hasher,
+    Compression, Descriptor, Digest, Error, Item, Manifest, Result, config, digest,
     error::file,
     manifest::{OCI_CONFIG, OCI_MANIFEST},
     origin::{Origin, Top},
@@ -113,21 +112,9 @@ fn layer(bundle: &Bundle, name: &str, diff_id: Digest) -> Result<Descriptor> {
     let compression = Compression::of(&beginning);
     let digest = match compression {
         Compression::None => diff_id,
-        _ => digest(section).map_err(file("read", bundle.path()))?,
+        _ => digest::of_reader(section).map_err(file("read", bundle.path()))?,
     };
     Ok(Descriptor::new(compression.media_type(), digest, size))
-}
-
-fn digest(mut section: Section) -> std::io::Result<Digest> {
-    let mut hasher = Hasher::default();
-    let mut buffer = vec![0; 128 << 10];
-    loop {
-        let count = section.read(&mut buffer)?;
-        if count == 0 {
-            return Ok(hasher.digest());
-        }
-        hasher.update(buffer.get(..count).unwrap_or_default());
-    }
 }
 
 impl Origin for DockerArchive {

@@ -141,9 +141,24 @@ impl Origin for Remote<'_> {
         watch: Watch<'_>,
     ) -> Result<()> {
         self.first(watch, |spot| {
-            retrying(&self.patience, watch, || {
-                spot.fetch(blob, into, item, watch)
-            })
+            // What was left by somebody else, or came from elsewhere, may be wrong.
+            let begun = into.len() > 0;
+            let mut whole = || {
+                retrying(&self.patience, watch, || {
+                    spot.fetch(blob, into, item, watch)
+                })?;
+                into.check()
+            };
+            match whole() {
+                Err(Error::WrongDigest { .. }) if begun => {
+                    into.restart()?;
+                    retrying(&self.patience, watch, || {
+                        spot.fetch(blob, into, item, watch)
+                    })?;
+                    into.check()
+                }
+                end => end,
+            }
         })
     }
 }

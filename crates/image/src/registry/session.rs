@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    error::Error as _,
     fmt::Write as _,
     fs::File,
     io::{self, Read},
@@ -426,10 +425,12 @@ impl<'a> Session<'a> {
                 seconds: self.patience.stall.as_secs(),
             });
         }
-        let refused = |error: &io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
-        // What nobody mends by waiting.
+        // What nobody mends by waiting: nobody is there, or nobody whom we trust.
         let hopeless = match &error {
-            ureq::Error::Io(error) => refused(error) || is_certificate(error),
+            ureq::Error::Io(error) => matches!(
+                error.kind(),
+                io::ErrorKind::ConnectionRefused | io::ErrorKind::InvalidData
+            ),
             ureq::Error::Protocol(_) | ureq::Error::ConnectionFailed => false,
             _ => true,
         };
@@ -571,12 +572,6 @@ fn is_timeout(error: &ureq::Error) -> bool {
         }
         _ => false,
     }
-}
-
-/// Whether TLS failed for a reason that stays: the library's errors are wrapped in those of I/O.
-fn is_certificate(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::InvalidData && error.source().is_none()
-        || error.to_string().contains("certificate")
 }
 
 /// A file that is sent, from its beginning, whoever else reads it.

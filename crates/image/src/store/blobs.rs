@@ -1,6 +1,9 @@
 //! Blobs: whatever came, as it came.
 
-use std::{fs::File, io::Read};
+use std::{
+    fs::{self, File},
+    io::Read,
+};
 
 use super::{Partial, Store, files};
 use crate::{
@@ -33,27 +36,42 @@ impl Store {
         if files::exists(&path)? {
             return Ok(());
         }
-        let begun = path.with_extension("partial");
-        let left = files::exists(&begun)?;
-        let fetch = || {
-            let mut partial = Partial::open(begun.clone(), blob)?;
-            origin.fetch(blob, &mut partial, item, watch)?;
-            partial.finish(&path)
-        };
-        match fetch() {
-            // What was left from before a crash may not be what was written. It is gone now.
-            Err(Error::WrongDigest { .. }) if left => fetch(),
-            end => end,
+        let mut partial = Partial::open(path.with_extension("partial"), blob)?;
+        match origin.fetch(blob, &mut partial, item, watch) {
+            // It will never be whole: nobody can go on from there.
+            Ok(()) | Err(Error::WrongDigest { .. }) => partial.finish(&path),
+            Err(error) => Err(error),
         }
     }
 
-    /// Keeps a document.
+    /// Keeps a document, also if there is a damaged one in its place.
     pub(super) fn put(&self, digest: Digest, bytes: &[u8]) -> Result<()> {
-        let path = self.blob_path(digest);
-        match files::exists(&path)? {
-            true => Ok(()),
-            false => files::write(&path, bytes),
+        match self.document(digest) {
+            Ok(_) => Ok(()),
+            Err(_) => files::write(&self.blob_path(digest), bytes),
         }
+    }
+
+    /// A document that is fetched if it is not here, or damaged.
+    pub(super) fn fetched(
+        &self,
+        blob: &Descriptor,
+        origin: Option<&dyn Origin>,
+        watch: Watch<'_>,
+    ) -> Result<Vec<u8>> {
+        match self.document(blob.digest) {
+            Err(Error::WrongDigest { .. }) => self.discard(blob.digest)?,
+            Err(_) => {}
+            whole => return whole,
+        }
+        self.blob(blob, origin, None, watch)?;
+        self.document(blob.digest)
+    }
+
+    /// Removes a blob that is damaged: it will be fetched again.
+    pub(super) fn discard(&self, digest: Digest) -> Result<()> {
+        let path = self.blob_path(digest);
+        fs::remove_file(&path).map_err(file("remove", path))
     }
 
     /// A document, checked again.

@@ -172,10 +172,10 @@ impl Job<'_> {
         let manifest = &resolved.manifest;
         self.store
             .put(resolved.descriptor.digest, &resolved.bytes)?;
-        self.store
-            .blob(&manifest.config, self.origin, None, self.watch)?;
-        let (config, diff_ids) =
-            config::parse(&name, &self.store.document(manifest.config.digest)?)?;
+        let written = self
+            .store
+            .fetched(&manifest.config, self.origin, self.watch)?;
+        let (config, diff_ids) = config::parse(&name, &written)?;
         if let Some(offered) = config.platform()
             && self.platform.suits(&offered).is_none()
         {

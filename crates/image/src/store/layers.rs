@@ -4,7 +4,7 @@ use std::{fs::File, io, os::unix::fs::FileExt, path::Path};
 
 use super::{Blob, Layer, Store, Unpack, files, files::Unfinished};
 use crate::{
-    Compression, Error, Item, Result,
+    Compression, Error, Item, Result, digest,
     error::{Cause, file, is_full, written},
     registry::Watch,
 };
@@ -44,9 +44,10 @@ impl Store {
             .file()
             .try_clone()
             .map_err(file("open", unfinished.path()))?;
-        unpack
-            .unpack(blob, output)
-            .map_err(|error| failure(error, layer, unfinished.path()))?;
+        if let Err(error) = unpack.unpack(blob, output) {
+            self.check_blob(layer)?;
+            return Err(failure(error, layer, unfinished.path()));
+        }
         let length = unfinished
             .file()
             .metadata()
@@ -60,6 +61,21 @@ impl Store {
             ));
         }
         unfinished.finish(&path)
+    }
+
+    /// Whether the blob of a layer is still what came. One that is damaged is removed.
+    fn check_blob(&self, layer: &Layer) -> Result<()> {
+        let path = self.blob_path(layer.blob.digest);
+        let found = digest::of_reader(self.open_blob(layer)?).map_err(file("read", &path))?;
+        if found == layer.blob.digest {
+            return Ok(());
+        }
+        self.discard(layer.blob.digest)?;
+        Err(Error::WrongDigest {
+            what: path.display().to_string(),
+            expected: layer.blob.digest,
+            found,
+        })
     }
 
     /// The blob of a layer, for reading.

@@ -140,21 +140,25 @@ impl<'a> Partial<'a> {
         }
     }
 
-    /// Makes it a blob, if it is one. What is none is removed.
-    pub(super) fn finish(self, path: &Path) -> Result<()> {
+    /// Whether it is whole, and what it should be.
+    pub(crate) fn check(&self) -> Result<()> {
         let found = self.hasher.digest();
-        let checked = if self.len != self.blob.size {
-            Err(self.wrong_size(self.len.to_string()))
-        } else if found != self.blob.digest {
-            Err(Error::WrongDigest {
+        if self.len != self.blob.size {
+            return Err(self.wrong_size(self.len.to_string()));
+        }
+        match found == self.blob.digest {
+            true => Ok(()),
+            false => Err(Error::WrongDigest {
                 what: "a blob".to_owned(),
                 expected: self.blob.digest,
                 found,
-            })
-        } else {
-            Ok(())
-        };
-        match checked {
+            }),
+        }
+    }
+
+    /// Makes it a blob, if it is one. What is none is removed.
+    pub(super) fn finish(self, path: &Path) -> Result<()> {
+        match self.check() {
             Ok(()) => files::finish(&self.file, &self.path, path),
             Err(error) => {
                 fs::remove_file(&self.path).map_err(file("remove", &self.path))?;

@@ -278,3 +278,27 @@ fn what_could_not_be_unpacked_is_not_there_and_is_tried_again() {
     );
     get(&store, &fake.name("x")).unwrap();
 }
+
+#[test]
+fn a_layer_that_was_damaged_here_is_fetched_again() {
+    let fake = Fake::new();
+    let image = Sample::new(&[b"whole"]);
+    fake.add("latest", &image);
+    let root = tempfile::tempdir().unwrap();
+    let store = store(root.path());
+    get(&store, &fake.name("x")).unwrap();
+    let in_store = |kind: &str| {
+        root.path()
+            .join(kind)
+            .join("sha256")
+            .join(image.layer(0).hex())
+    };
+    fs::remove_file(in_store("layers")).unwrap();
+    fs::write(in_store("blobs"), "damaged").unwrap();
+    let error = store
+        .get(&fake.name("x"), &Pull::default(), &Broken, &())
+        .unwrap_err();
+    assert!(matches!(error, Error::WrongDigest { .. }), "{error}");
+    get(&store, &fake.name("x")).unwrap();
+    assert_eq!(fs::read(in_store("layers")).unwrap(), b"whole");
+}

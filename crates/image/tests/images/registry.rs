@@ -353,3 +353,38 @@ fn what_was_sent_is_what_others_get_and_is_not_sent_twice() {
     let stored = get(&store(elsewhere.path()), &to.name("a/b:c")).unwrap();
     assert_eq!(stored.digest(), image.digest());
 }
+
+#[test]
+fn what_a_mirror_made_up_is_fetched_from_the_registry() {
+    let home = Fake::new();
+    let image = Sample::new(&[&noise(100_000, 8)]);
+    home.add("latest", &image);
+    // One makes up all of it, the other its beginning.
+    for end in [End::Whole, End::Cut(50_000)] {
+        let target = image.layer(0).to_string();
+        let mirror = Fake::with(move |request, _| {
+            let made_up = Reply::new(200, noise(100_000, 9));
+            let asked = request.path.ends_with(&target);
+            let first = asked && request.header("range").is_none();
+            match asked && !first {
+                true => Some(Reply::new(404, "")),
+                false => first.then(|| made_up.end(end)),
+            }
+        });
+        mirror.add("latest", &image);
+        let mut registries = Registries::new(vec![Registry {
+            name: home.host.clone(),
+            mirrors: vec![mirror.host.clone()],
+            insecure: false,
+        }])
+        .unwrap();
+        registries.patience = hasty().patience;
+        let root = tempfile::tempdir().unwrap();
+        let store = store(root.path()).with_registries(registries);
+        let stored = get(&store, &home.name("x")).unwrap();
+        assert_eq!(
+            fs::read(stored.layers().next().unwrap()).unwrap(),
+            image.layers[0]
+        );
+    }
+}

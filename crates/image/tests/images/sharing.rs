@@ -260,3 +260,23 @@ fn an_image_whose_parts_are_gone_is_made_whole_again() {
     assert_eq!(stored.layers().filter(|layer| layer.exists()).count(), 2);
     assert_eq!(fake.blobs_asked(), 1);
 }
+
+#[test]
+fn documents_that_are_damaged_are_fetched_again() {
+    let fake = Fake::new();
+    let image = Sample::new(&[b"one"]);
+    fake.add("latest", &image);
+    let root = tempfile::tempdir().unwrap();
+    let store = store(root.path());
+    for digest in [image.digest(), image::Digest::of(&image.config)] {
+        get(&store, &fake.name("x")).unwrap();
+        let path = root.path().join("blobs/sha256").join(digest.hex());
+        fs::write(&path, "damaged").unwrap();
+        get(&store, &fake.name("x")).unwrap();
+        assert_eq!(image::Digest::of(&fs::read(&path).unwrap()), digest);
+        fs::write(&path, "damaged").unwrap();
+        assert!(store.list().unwrap().is_empty());
+        // What cannot be read is forgotten, and what belonged to it is removed.
+        assert_eq!(store.prune().unwrap().files, 4);
+    }
+}
