@@ -57,7 +57,7 @@ pub const BLOCK_MODULES: &[&str] = &[
 
 /// The modules that a machine with an image for its root needs besides.
 pub const IMAGE_MODULES: &[&str] = &[
-    // The image's layers are partitions of one disk.
+    // Its layers are partitions of one disk.
     "virtio_blk",
     // The file system in each.
     "erofs",
