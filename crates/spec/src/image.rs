@@ -63,7 +63,9 @@ impl FromStr for Image {
         let (kind, rest) = text.split_once(':').unwrap_or((text, ""));
         match kind {
             // A tag of an image that is called so has to be written with its registry.
-            "oci" | "oci-archive" | "docker-archive" if rest.is_empty() => {
+            "oci" | "oci-archive" | "docker-archive"
+                if rest.is_empty() || rest.starts_with(':') =>
+            {
                 wrong("after the colon comes a path")
             }
             "oci" => Ok(path_and_name(rest, |path, name| Self::Layout {
@@ -180,7 +182,7 @@ mod tests {
             assert!(message.contains("busybox"), "{message}");
             assert!(message.contains("directory"), "{message}");
         }
-        for name in ["oci:", "oci-archive:", "docker-archive"] {
+        for name in ["oci:", "oci::x", "oci-archive:", "docker-archive"] {
             let message = name.parse::<Image>().unwrap_err().to_string();
             assert!(message.contains("path"), "{message}");
         }

@@ -264,10 +264,10 @@ impl Spot<'_> {
         if let Some(length) = response.body().content_length().filter(|_| status == 200) {
             into.expect(length)?;
         }
-        let before = into.len();
+        let before = into.furthest();
         let mut reader = response.body_mut().as_reader();
         let copied = into.copy(&mut reader, item, watch)?;
-        let moved = into.len().saturating_sub(before) >= MOVED;
+        let moved = into.furthest().saturating_sub(before) >= MOVED;
         match copied {
             Ok(()) if into.len() == blob.size => Ok(()),
             Ok(()) => Err(Failure::Again {

@@ -164,7 +164,14 @@ impl<'a> Session<'a> {
                 answer = self.follow(call, &target, authorization.as_ref())?;
             }
         }
-        let anonymous = authorization.is_none_or(|authorization| authorization.anonymous);
+        let anonymous = match authorization {
+            Some(authorization) => authorization.anonymous,
+            // Nobody, or somebody who was not believed.
+            None if answer.response.status() == 401 => {
+                matches!(self.credentials.of(&self.registry), Ok(None))
+            }
+            None => true,
+        };
         self.judge(call, answer.response, anonymous)
     }
 

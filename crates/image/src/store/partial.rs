@@ -25,6 +25,8 @@ pub(crate) struct Partial<'a> {
     blob: &'a Descriptor,
     hasher: Hasher,
     len: u64,
+    /// The greatest length that there ever was.
+    furthest: u64,
 }
 
 impl<'a> Partial<'a> {
@@ -43,6 +45,7 @@ impl<'a> Partial<'a> {
             blob,
             hasher: Hasher::default(),
             len: 0,
+            furthest: 0,
         };
         partial
             .hash_what_is_there()
@@ -70,6 +73,11 @@ impl<'a> Partial<'a> {
     /// Bytes that are there.
     pub(crate) fn len(&self) -> u64 {
         self.len
+    }
+
+    /// The greatest length that there ever was: who begins again and again does not get on.
+    pub(crate) fn furthest(&self) -> u64 {
+        self.furthest
     }
 
     /// Forgets what is there.
@@ -129,6 +137,7 @@ impl<'a> Partial<'a> {
         self.len = self
             .len
             .saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
+        self.furthest = self.furthest.max(self.len);
         Ok(())
     }
 

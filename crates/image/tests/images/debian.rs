@@ -11,13 +11,15 @@ use image::{Format, Platform};
 
 use crate::rig::{Sample, get, noise, store};
 
-/// Programs, and the packages that have them and what they need.
+/// Programs, and the packages of the same names that have them.
 const PROGRAMS: [&str; 2] = ["skopeo", "docker-registry"];
-const PACKAGES: [&str; 5] = [
-    "skopeo",
-    "docker-registry",
+
+/// What skopeo needs and may not be installed, under the names of Debian and of Ubuntu.
+const LIBRARIES: [&str; 5] = [
     "libgpgme11",
+    "libgpgme11t64",
     "libassuan0",
+    "libassuan9",
     "libgpg-error0",
 ];
 
@@ -37,9 +39,13 @@ impl Tools {
         if !tree.join("whole").exists() {
             fetch(&tree)?;
         }
-        Some(Self {
+        let tools = Self {
             unpacked: Some(tree),
-        })
+        };
+        let version = tools.command("skopeo").arg("--version").output();
+        version
+            .is_ok_and(|version| version.status.success())
+            .then_some(tools)
     }
 
     fn command(&self, program: &str) -> Command {
@@ -71,19 +77,22 @@ impl Tools {
     }
 }
 
-/// Nothing if there is no apt or no network.
+/// Nothing if there is no apt or no network. Nothing is installed: the registry would be started.
 fn fetch(tree: &Path) -> Option<()> {
     fs::create_dir_all(tree).ok()?;
     let run = |command: &mut Command| {
-        let status = command
+        let quiet = command
             .current_dir(tree)
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status();
+            .stderr(Stdio::null());
+        let status = quiet.status();
         status.is_ok_and(|status| status.success()).then_some(())
     };
     let options = ["-q", "-o", "APT::Sandbox::User=root", "download"];
-    run(Command::new("apt-get").args(options).args(PACKAGES))?;
+    let download = |package| run(Command::new("apt-get").args(options).arg(package));
+    PROGRAMS.into_iter().try_for_each(download)?;
+    // Whether it is enough is found out when it is run.
+    LIBRARIES.into_iter().filter_map(download).count();
     for entry in fs::read_dir(tree).ok()?.flatten() {
         let archive = entry.path();
         if archive.extension().is_some_and(|ending| ending == "deb") {

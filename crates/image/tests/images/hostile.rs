@@ -302,3 +302,31 @@ fn a_layer_that_was_damaged_here_is_fetched_again() {
     get(&store, &fake.name("x")).unwrap();
     assert_eq!(fs::read(in_store("layers")).unwrap(), b"whole");
 }
+
+#[test]
+fn a_registry_that_always_breaks_at_the_same_place_is_left() {
+    let image = Sample::new(&[&noise(200_000, 10)]);
+    let layer = image.layers[0].clone();
+    let cut = Reply::new(200, layer).end(End::Cut(100_000));
+    let (error, _) = remains(&instead(&image, cut.clone()));
+    assert!(matches!(error, Error::Unreachable { .. }), "{error}");
+    // Also if it says in between that there is nothing to go on with.
+    let target = format!("/v2/x/blobs/{}", image.layer(0));
+    let fake = Fake::with(move |request, _| {
+        let first = request.header("range").is_none();
+        let reply = || {
+            if first {
+                cut.clone()
+            } else {
+                Reply::new(416, "")
+            }
+        };
+        (request.path == target).then(reply)
+    });
+    fake.add("latest", &image);
+    let error = refusal(&fake, "x");
+    assert!(
+        matches!(error, Error::Unreachable { .. } | Error::Malformed { .. }),
+        "{error}"
+    );
+}

@@ -119,6 +119,18 @@ fn whoever_is_nobody_is_told_to_log_in() {
 }
 
 #[test]
+fn whoever_is_not_believed_is_told_to_log_in_as_well() {
+    let fake = with_tokens("Basic of somebody else");
+    let root = tempfile::tempdir().unwrap();
+    let error = get(&log_in(root.path(), &fake), &fake.name("x")).unwrap_err();
+    assert!(matches!(error, Error::Unauthorized { .. }), "{error}");
+    assert!(
+        error.to_string().contains("the user who is logged in"),
+        "{error}"
+    );
+}
+
+#[test]
 fn whoever_may_not_is_told_so_in_the_registry_s_words() {
     let words = "{\"errors\":[{\"code\":\"DENIED\",\"message\":\"pay \\u001b[31mfirst\"}]}";
     let fake = Fake::with(move |request, _| {

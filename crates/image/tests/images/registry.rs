@@ -388,3 +388,24 @@ fn what_a_mirror_made_up_is_fetched_from_the_registry() {
         );
     }
 }
+
+#[test]
+fn a_certificate_that_nobody_vouches_for_is_good_for_insecure_registries_alone() {
+    let fake = Fake::encrypted();
+    fake.add("latest", &Sample::new(&[b"x"]));
+    let name = fake.name("x");
+    let root = tempfile::tempdir().unwrap();
+    let error = get(&store(root.path()), &name).unwrap_err();
+    assert!(fake.log().is_empty(), "{error}");
+
+    let mut registries = Registries::new(vec![Registry {
+        name: fake.host.clone(),
+        mirrors: Vec::new(),
+        insecure: true,
+    }])
+    .unwrap();
+    registries.patience = hasty().patience;
+    let lax = store(root.path()).with_registries(registries);
+    get(&lax, &name).unwrap();
+    assert_eq!(fake.blobs_asked(), 2);
+}

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     error::Error,
     fs::File,
-    io::{self, BufRead, BufReader, Write},
+    io::{self, BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream},
     path::Path,
     sync::{
@@ -19,6 +19,7 @@ use image::{
     Blob, Digest, Error as ImageError, Item, Patience, Policy, Progress, Pull, Registries, Store,
     Stored, Unpack,
 };
+use rustls::pki_types::PrivatePkcs8KeyDer;
 
 pub(crate) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -203,6 +204,26 @@ impl Fake {
     pub(crate) fn with(
         hook: impl Fn(&Request, &Contents) -> Option<Reply> + Send + Sync + 'static,
     ) -> Self {
+        Self::start(Arc::new(hook), None)
+    }
+
+    /// One that works, with TLS and a certificate that nobody vouches for.
+    pub(crate) fn encrypted() -> Self {
+        let certificate = include_bytes!("localhost/certificate.der")
+            .as_slice()
+            .into();
+        let key = PrivatePkcs8KeyDer::from(include_bytes!("localhost/key.der").as_slice());
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate], key.into())
+            .unwrap();
+        Self::start(Arc::new(|_, _| None), Some(Arc::new(config)))
+    }
+
+    fn start(hook: Arc<Hook>, tls: Option<Arc<rustls::ServerConfig>>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let fake = Self {
             host: listener.local_addr().unwrap().to_string(),
@@ -210,15 +231,24 @@ impl Fake {
             stop: Arc::default(),
         };
         let (contents, stop) = (fake.contents.clone(), fake.stop.clone());
-        let hook: Arc<Hook> = Arc::new(hook);
         thread::spawn(move || {
             for stream in listener.incoming() {
                 if stop.load(Ordering::Relaxed) {
                     return;
                 }
                 let (contents, stop, hook) = (contents.clone(), stop.clone(), hook.clone());
+                let stream = stream.unwrap();
+                let tls = tls
+                    .clone()
+                    .map(|tls| rustls::ServerConnection::new(tls).unwrap());
                 // What the other side does not want to hear is no fault of ours.
-                thread::spawn(move || serve(&stream.unwrap(), &contents, &*hook, &stop).ok());
+                thread::spawn(move || match tls {
+                    Some(tls) => {
+                        let stream = rustls::StreamOwned::new(tls, stream);
+                        serve(stream, &contents, &*hook, &stop).ok()
+                    }
+                    None => serve(stream, &contents, &*hook, &stop).ok(),
+                });
             }
         });
         fake
@@ -267,7 +297,7 @@ impl Drop for Fake {
 }
 
 fn serve(
-    stream: &TcpStream,
+    stream: impl Read + Write,
     contents: &Contents,
     hook: &Hook,
     stop: &AtomicBool,
@@ -282,7 +312,7 @@ fn serve(
         });
         let head = request.method == "HEAD";
         contents.log.lock().unwrap().push(request);
-        write(stream, reply, head, stop)?;
+        write(reader.get_mut(), reply, head, stop)?;
     }
     Ok(())
 }
@@ -316,7 +346,8 @@ fn read(reader: &mut impl BufRead) -> io::Result<Request> {
     })
 }
 
-fn write(mut stream: &TcpStream, reply: Reply, head: bool, stop: &AtomicBool) -> io::Result<()> {
+/// With an error, the connection is closed.
+fn write(stream: &mut impl Write, reply: Reply, head: bool, stop: &AtomicBool) -> io::Result<()> {
     let mut text = format!("HTTP/1.1 {} x\r\n", reply.status);
     for (name, value) in &reply.headers {
         text += &format!("{name}: {value}\r\n");
@@ -330,10 +361,13 @@ fn write(mut stream: &TcpStream, reply: Reply, head: bool, stop: &AtomicBool) ->
     };
     stream.write_all(text.as_bytes())?;
     if head {
-        return Ok(());
+        return stream.flush();
     }
     match reply.end {
-        End::Whole => return stream.write_all(&reply.body),
+        End::Whole => {
+            stream.write_all(&reply.body)?;
+            return stream.flush();
+        }
         End::Cut(count) => stream.write_all(&reply.body[..count])?,
         End::Stall(count) => {
             stream.write_all(&reply.body[..count])?;
@@ -347,7 +381,7 @@ fn write(mut stream: &TcpStream, reply: Reply, head: bool, stop: &AtomicBool) ->
             stream.write_all(b"\r\n")?;
         },
     }
-    stream.shutdown(std::net::Shutdown::Both)
+    Err(io::ErrorKind::ConnectionAborted.into())
 }
 
 /// An image.
