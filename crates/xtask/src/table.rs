@@ -93,6 +93,7 @@ pub(crate) const HOUSE: &[Row] = &[
     ),
     row("inspect", 2, &["jailer", "policy"], &[]),
     row("kernel", 2, &["wire"], &[]),
+    row("build", 2, &[], &[]),
     row("agent-client", 2, &["wire"], &["agent"]),
     // The library.
     row(
