@@ -128,7 +128,12 @@ fn list(directory: &Path) -> io::Result<Vec<OsString>> {
 impl Root for Tree<'_> {
     fn entry(&mut self, path: &Path) -> Result<Option<Entry>, BoxError> {
         let host = self.path(path);
-        let metadata = match fs::symlink_metadata(&host) {
+        // The context itself may be a link to a directory; all else is what it is.
+        let read = match path.as_os_str().is_empty() {
+            true => fs::metadata(&host),
+            false => fs::symlink_metadata(&host),
+        };
+        let metadata = match read {
             Ok(metadata) => metadata,
             Err(error) if absent(&error) => return Ok(None),
             Err(error) => return Err(error.into()),
@@ -137,8 +142,6 @@ impl Root for Tree<'_> {
             return Ok(None);
         }
         let kind = match metadata.file_type() {
-            // The context itself may be a link to a directory.
-            _ if path == Path::new("") => Kind::Directory,
             kind if kind.is_file() => Kind::File,
             kind if kind.is_dir() => Kind::Directory,
             kind if kind.is_symlink() => Kind::Symlink(fs::read_link(&host)?),

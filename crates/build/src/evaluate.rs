@@ -1,30 +1,21 @@
 //! The loop: each needed stage, instruction by instruction, from its base to its image.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    io,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
-    cache::{Key, Keying},
-    chmod::Chmod,
-    config::{Config, Empty, History},
+    cache::Key,
+    config::{Config, History},
     context::Context,
-    copy::{Item, select},
     error::{Error, Fault},
-    instruction::{Command, CopyWords, Instruction, RunWords, Source, Verb, all, triggers},
-    layer::{Target, Writer},
-    mounts::{Mount, MountKind, Wanted},
-    parse::{heredoc_name, parse},
-    root::{Kind, Root, entry, owner, resolve_in},
+    instruction::{Instruction, Verb, all, triggers},
+    parse::parse,
+    root::Root,
     stage::{Stages, needed},
+    state::State,
     variables::Arguments,
     words::Words,
-    worker::{Base, Layer, Run, Script, Step, Worker},
+    worker::{Base, Layer, Step, Worker},
 };
-
-/// Where a script is that a command runs.
-const SCRIPTS: &str = "/dev/pipes";
 
 /// What is to be built, and for whom.
 #[derive(Debug, Clone, Default)]
@@ -92,12 +83,12 @@ pub fn build(
     })
 }
 
-struct Evaluation<'a> {
-    context: &'a Context,
+pub(crate) struct Evaluation<'a> {
+    pub(crate) context: &'a Context,
     options: &'a Options,
-    worker: &'a mut dyn Worker,
+    pub(crate) worker: &'a mut dyn Worker,
     escape: char,
-    arguments: Arguments,
+    pub(crate) arguments: Arguments,
     stages: &'a Stages,
     /// Images that were asked for, by reference and platform.
     images: BTreeMap<(String, String), Base>,
@@ -115,36 +106,6 @@ struct Plan {
 enum Origin {
     Stage(usize),
     Image(Box<Base>),
-}
-
-/// An image as it grows.
-#[derive(Debug, Clone, Default)]
-struct State {
-    config: Config,
-    layers: Vec<Layer>,
-    history: Vec<History>,
-    platform: String,
-    /// Values of `ARG` so far.
-    arguments: BTreeMap<String, String>,
-    /// Whether this stage has said what the command is.
-    has_command: bool,
-}
-
-impl State {
-    /// What a variable stands for: the environment goes before arguments.
-    fn variable(&self, name: &str) -> Option<String> {
-        let own = self.config.variable(name).map(str::to_owned);
-        own.or_else(|| self.arguments.get(name).cloned())
-    }
-
-    /// What a command sees, each `NAME=VALUE`.
-    fn environment(&self) -> Vec<String> {
-        let mut environment = self.config.env.clone();
-        let arguments = self.arguments.iter();
-        let only = arguments.filter(|(name, _)| self.config.variable(name).is_none());
-        environment.extend(only.map(|(name, value)| format!("{name}={value}")));
-        environment
-    }
 }
 
 impl Evaluation<'_> {
@@ -240,20 +201,11 @@ impl Evaluation<'_> {
     }
 
     fn stage(&mut self, number: usize, plan: Plan) -> Result<State, Error> {
-        let mut state = match plan.origin {
+        let base = match plan.origin {
             Origin::Stage(earlier) => self.done.get(&earlier).cloned().unwrap_or_default(),
-            Origin::Image(base) => State {
-                config: base.config,
-                layers: base.layers,
-                history: base.history,
-                platform: plan.platform,
-                ..State::default()
-            },
+            Origin::Image(base) => State::of(*base, plan.platform),
         };
-        state.arguments.clear();
-        state.has_command = false;
-        // They are done now.
-        state.config.on_build.clear();
+        let mut state = base.begin(self.escape);
         let title = self.stages.title(number);
         let total = plan.instructions.len();
         for (index, instruction) in (1..).zip(&plan.instructions) {
@@ -284,111 +236,12 @@ impl Evaluation<'_> {
             Verb::Run(run) => self.run(stage, state, run),
             Verb::Copy(copy) => self.copy(stage, state, &instruction.place.keyword, copy),
             Verb::Workdir(text) => self.workdir(state, text),
-            Verb::Arg(arguments) => self.argument(state, arguments),
-            other => self.configure(state, other),
+            other => state.configure(other, &self.arguments),
         }
-    }
-
-    fn argument(
-        &mut self,
-        state: &mut State,
-        arguments: &[(String, Option<String>)],
-    ) -> Result<(), Fault> {
-        for (name, default) in arguments {
-            let default = default
-                .as_ref()
-                .map(|text| self.word(state, text))
-                .transpose()?;
-            if let Some(value) = self.arguments.in_stage(name, default) {
-                state.arguments.insert(name.clone(), value);
-            }
-        }
-        Ok(())
-    }
-
-    /// What changes the configuration alone.
-    fn configure(&mut self, state: &mut State, verb: &Verb) -> Result<(), Fault> {
-        match verb {
-            Verb::Env(pairs) => {
-                // All of them see what was there before.
-                for (name, value) in self.pairs(state, pairs)? {
-                    state.config.set_variable(&name, &value);
-                }
-            }
-            Verb::Label(pairs) => {
-                let pairs = self.pairs(state, pairs)?;
-                state.config.labels.extend(pairs);
-            }
-            Verb::Cmd(command) => {
-                state.config.cmd = state.config.argv(command);
-                state.has_command = true;
-            }
-            Verb::Entrypoint(command) => {
-                state.config.entrypoint = state.config.argv(command);
-                // The command of the base was for another one.
-                if !state.has_command {
-                    state.config.cmd.clear();
-                }
-            }
-            Verb::Shell(argv) => state.config.shell.clone_from(argv),
-            Verb::Expose(text) => {
-                let lookup = |name: &str| state.variable(name);
-                let words = Words::new(self.escape, &lookup).all(text)?;
-                words
-                    .iter()
-                    .try_for_each(|word| state.config.expose(word))?;
-            }
-            Verb::Volume(paths) => {
-                for path in paths {
-                    let path = self.nonempty(state, path, "a path")?;
-                    state.config.volumes.insert(path, Empty {});
-                }
-            }
-            Verb::User(text) => state.config.user = self.nonempty(state, text, "a user")?,
-            Verb::StopSignal(text) => {
-                state.config.stop_signal = Some(self.nonempty(state, text, "a signal")?);
-            }
-            Verb::Healthcheck(check) => state.config.healthcheck = Some(check.clone()),
-            Verb::Onbuild(text) => state.config.on_build.push(text.clone()),
-            Verb::Maintainer(name) => {
-                state
-                    .config
-                    .labels
-                    .insert("maintainer".to_owned(), name.clone());
-            }
-            Verb::From(_) | Verb::Run(_) | Verb::Copy(_) | Verb::Workdir(_) | Verb::Arg(_) => {}
-        }
-        Ok(())
-    }
-
-    /// What a text stands for.
-    fn word(&self, state: &State, text: &str) -> Result<String, Fault> {
-        let lookup = |name: &str| state.variable(name);
-        Ok(Words::new(self.escape, &lookup).word(text)?)
-    }
-
-    fn nonempty(&self, state: &State, text: &str, what: &str) -> Result<String, Fault> {
-        match self.word(state, text)? {
-            word if word.is_empty() => {
-                Err(format!("\"{text}\" stands for nothing; it has to be {what}").into())
-            }
-            word => Ok(word),
-        }
-    }
-
-    fn pairs(
-        &self,
-        state: &State,
-        pairs: &[(String, String)],
-    ) -> Result<Vec<(String, String)>, Fault> {
-        let pairs = pairs.iter();
-        pairs
-            .map(|(name, value)| Ok((self.word(state, name)?, self.word(state, value)?)))
-            .collect()
     }
 
     /// Adds a layer from the cache, or a new one.
-    fn layer(
+    pub(crate) fn layer(
         &mut self,
         state: &mut State,
         key: Key,
@@ -409,83 +262,20 @@ impl Evaluation<'_> {
         Ok(())
     }
 
-    fn cached(&mut self, key: &Key) -> Option<Option<Layer>> {
+    pub(crate) fn cached(&mut self, key: &Key) -> Option<Option<Layer>> {
         match self.options.no_cache {
             true => None,
             false => self.worker.cached(key),
         }
     }
 
-    fn run(&mut self, stage: usize, state: &mut State, words: &RunWords) -> Result<(), Fault> {
-        let environment = state.environment();
-        let proxies = self
-            .arguments
-            .proxies(|name| state.variable(name).is_some());
-        let (argv, script) = command(&state.config, words);
-        let mut mounts = Vec::new();
-        for wanted in &words.mounts {
-            mounts.push(self.mount(stage, state, wanted)?);
-        }
-        let run = Run {
-            argv,
-            env: [environment.clone(), proxies].concat(),
-            user: state.config.user.clone(),
-            cwd: state.config.absolute(""),
-            mounts,
-            network: words.network,
-            script,
-            platform: state.platform.clone(),
-        };
-        let mut keying = Keying::new("RUN", &state.layers);
-        keying.run(&run, &environment);
-        self.layer(state, keying.key(), |this, state| {
-            let done = this.worker.run(&state.layers, &run);
-            done.map_err(Fault::failed("run the command"))
-        })
-    }
-
-    fn mount(&mut self, stage: usize, state: &State, wanted: &Wanted) -> Result<Mount, Fault> {
-        let lookup = |name: &str| state.variable(name);
-        let words = Words::new(self.escape, &lookup);
-        let mut mount = wanted.mount(words, |path| state.config.absolute(path))?;
-        if let MountKind::Bind { layers, source, .. } = &mut mount.kind {
-            *layers = match &wanted.from {
-                Some(from) => self.layers_of(stage, from, &state.platform)?,
-                None => vec![self.context_layer(source)?],
-            };
-            *source = Config::default().absolute(source);
-        }
-        Ok(mount)
-    }
-
-    /// A part of the context as a layer, at its own path.
-    fn context_layer(&mut self, path: &str) -> Result<Layer, Fault> {
-        let path = Config::default().absolute(path);
-        let target = Target {
-            path: path.clone(),
-            is_directory: false,
-            owner: None,
-            chmod: None,
-        };
-        let context = self.context;
-        let missing = |word: &str| explain(context, word);
-        let items = select(&mut context.tree(), &literal(&path), false, &missing)?;
-        let mut keying = Keying::new("the context", &[]);
-        keying.text(&path);
-        for item in &items {
-            item.key(&mut context.tree(), &mut keying)?;
-        }
-        let key = keying.key();
-        if let Some(Some(layer)) = self.cached(&key) {
-            return Ok(layer);
-        }
-        let layer = self.store(&[], &target, &mut context.tree(), &items)?;
-        self.worker.remember(&key, Some(&layer));
-        Ok(layer)
-    }
-
     /// The layers of an earlier stage, or of an image.
-    fn layers_of(&mut self, stage: usize, name: &str, platform: &str) -> Result<Vec<Layer>, Fault> {
+    pub(crate) fn layers_of(
+        &mut self,
+        stage: usize,
+        name: &str,
+        platform: &str,
+    ) -> Result<Vec<Layer>, Fault> {
         match self.stages.find(name, stage) {
             Some(earlier) => Ok(self.done.get(&earlier).cloned().unwrap_or_default().layers),
             None if self.stages.find(name, self.stages.all.len()).is_some() => {
@@ -495,198 +285,8 @@ impl Evaluation<'_> {
         }
     }
 
-    fn copy(
-        &mut self,
-        stage: usize,
-        state: &mut State,
-        keyword: &str,
-        words: &CopyWords,
-    ) -> Result<(), Fault> {
-        let context = self.context;
-        let mut source: Box<dyn Root> = match &words.from {
-            None => Box::new(context.tree()),
-            Some(from) => {
-                let layers = self.layers_of(stage, from, &state.platform)?;
-                self.root(&layers)?
-            }
-        };
-        let items = self.items(state, words, &mut *source)?;
-        let optional = |text: &Option<String>| text.as_ref().map(|text| self.word(state, text));
-        let chown = optional(&words.chown).transpose()?;
-        let chmod = optional(&words.chmod).transpose()?;
-        let destination = self.nonempty(state, &words.destination, "a path")?;
-        let mut target = Target {
-            path: state.config.absolute(&destination),
-            is_directory: words.sources.len() > 1 || is_directory(&destination),
-            owner: None,
-            chmod: chmod.as_deref().map(Chmod::parse).transpose()?,
-        };
-        if words.sources.len() > 1 && !is_directory(&destination) {
-            return Err(format!(
-                "of several sources {destination} has to be a directory; end it with /"
-            )
-            .into());
-        }
-        let mut keying = Keying::new(keyword, &state.layers);
-        keying.text(&target.path);
-        keying.number(u64::from(target.is_directory));
-        keying.maybe(chown.as_deref());
-        keying.maybe(chmod.as_deref());
-        for item in &items {
-            item.key(&mut *source, &mut keying)?;
-        }
-        self.layer(state, keying.key(), |this, state| {
-            if let Some(chown) = &chown {
-                target.owner = Some(owner(&mut *this.root(&state.layers)?, chown)?);
-            }
-            this.store(&state.layers, &target, &mut *source, &items)
-                .map(Some)
-        })
-    }
-
-    fn items(
-        &self,
-        state: &State,
-        words: &CopyWords,
-        source: &mut dyn Root,
-    ) -> Result<Vec<Item>, Fault> {
-        let missing = |word: &str| match &words.from {
-            None => explain(self.context, word),
-            Some(from) => format!("\"{word}\" is not in {from}; check the path"),
-        };
-        let lookup = |name: &str| state.variable(name);
-        let mut items = Vec::new();
-        for one in &words.sources {
-            match one {
-                Source::Path(text) => {
-                    let word = self.nonempty(state, text, "a path")?;
-                    items.extend(select(source, &word, words.add, &missing)?);
-                }
-                Source::Heredoc(heredoc) => items.push(Item::Text {
-                    name: heredoc.name.clone(),
-                    content: match heredoc.expand {
-                        true => Words::of_heredoc(&lookup).word(&heredoc.content)?,
-                        false => heredoc.content.clone(),
-                    },
-                }),
-            }
-        }
-        Ok(items)
-    }
-
-    fn workdir(&mut self, state: &mut State, text: &str) -> Result<(), Fault> {
-        let path = self.nonempty(state, text, "a path")?;
-        state.config.working_dir = state.config.absolute(&path);
-        let user = state.config.user.clone();
-        let mut keying = Keying::new("WORKDIR", &state.layers);
-        keying.text(&state.config.working_dir);
-        keying.text(&user);
-        self.layer(state, keying.key(), |this, state| {
-            let mut root = this.root(&state.layers)?;
-            let path = state.config.working_dir.clone();
-            let there = resolve_in(&mut *root, path.as_ref())?;
-            let there = entry(&mut *root, &there)?.map(|entry| entry.kind);
-            if path == "/" || there == Some(Kind::Directory) {
-                return Ok(None);
-            }
-            let target = Target {
-                path,
-                is_directory: true,
-                owner: Some(owner(&mut *root, &user)?),
-                chmod: None,
-            };
-            let mut nothing = this.context.tree();
-            this.store(&state.layers, &target, &mut nothing, &[])
-                .map(Some)
-        })
-    }
-
-    fn root(&mut self, layers: &[Layer]) -> Result<Box<dyn Root>, Fault> {
+    pub(crate) fn root(&mut self, layers: &[Layer]) -> Result<Box<dyn Root>, Fault> {
         let root = self.worker.root(layers);
         root.map_err(Fault::failed("look into the image"))
-    }
-
-    /// Writes a layer over others: items at a target, or the target alone as a directory.
-    fn store(
-        &mut self,
-        layers: &[Layer],
-        target: &Target,
-        source: &mut dyn Root,
-        items: &[Item],
-    ) -> Result<Layer, Fault> {
-        let mut root = self.root(layers)?;
-        let mut fault = None;
-        let stored = self.worker.store(&mut |out| {
-            let mut writer = Writer::new(out, &mut *root, target);
-            let written = match items.is_empty() {
-                true => writer.directory(),
-                false => writer.copy(source, items),
-            };
-            written.and_then(|()| writer.finish()).map_err(|error| {
-                fault = Some(error);
-                io::Error::other("the layer could not be made")
-            })
-        });
-        // Ours says more than what the worker made of it.
-        stored.map_err(|error| fault.unwrap_or_else(|| Fault::failed("keep the layer")(error)))
-    }
-}
-
-/// What is run, and the script that it runs if there is one.
-fn command(config: &Config, words: &RunWords) -> (Vec<String>, Option<Script>) {
-    let text = match &words.command {
-        Command::Shell(text) => text,
-        exec @ Command::Exec(_) => return (config.argv(exec), None),
-    };
-    let shell = |text: String| config.argv(&Command::Shell(text));
-    match (&words.heredocs[..], heredoc_name(text)) {
-        // Nothing but a here-document is the command itself.
-        ([only], Some(name)) if only.content.starts_with("#!") => {
-            let path = format!("{SCRIPTS}/{name}");
-            let content = only.content.clone();
-            (shell(path.clone()), Some(Script { path, content }))
-        }
-        ([only], Some(_)) => (shell(only.content.clone()), None),
-        // Among other words it is the shell's business.
-        (heredocs, _) => {
-            let bodies = heredocs
-                .iter()
-                .map(|one| format!("\n{}{}", one.content, one.name));
-            (shell(format!("{text}{}", bodies.collect::<String>())), None)
-        }
-    }
-}
-
-/// Whether a destination is a directory because it is written so.
-fn is_directory(destination: &str) -> bool {
-    let last = destination.rsplit('/').next();
-    matches!(last, Some("" | "." | ".."))
-}
-
-/// A path as a pattern that matches it alone.
-fn literal(path: &str) -> String {
-    let special = |letter: char| "*?[\\".contains(letter);
-    let mut pattern = String::new();
-    for letter in path.chars() {
-        if special(letter) {
-            pattern.push('\\');
-        }
-        pattern.push(letter);
-    }
-    pattern
-}
-
-/// Why a word names nothing in the context.
-fn explain(context: &Context, word: &str) -> String {
-    let path = Config::default().absolute(word);
-    let path = path.trim_start_matches('/');
-    match context.ignore.hidden_by(path) {
-        Some(pattern) if context.has(path) => {
-            format!("\"{word}\" is hidden by .dockerignore, {pattern}; bring it back with !{path}")
-        }
-        _ => format!(
-            "\"{word}\" is not in the context {}; check the path",
-            context.directory()
-        ),
     }
 }

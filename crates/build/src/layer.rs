@@ -24,7 +24,7 @@ use crate::{
 const WHITEOUT: &str = ".wh.";
 
 /// Where things go, and whose they are then.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Target {
     /// An absolute path; links in it are not followed yet.
     pub(crate) path: String,

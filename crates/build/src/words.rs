@@ -61,11 +61,11 @@ impl<'a> Words<'a> {
     }
 
     /// For the contents of a here-document.
-    pub(crate) fn of_heredoc(lookup: &'a dyn Fn(&str) -> Option<String>) -> Self {
+    pub(crate) fn of_heredoc(self) -> Self {
         Self {
             escape: '\\',
             quotes: false,
-            lookup,
+            ..self
         }
     }
 
@@ -341,7 +341,7 @@ mod tests {
     fn quotes_are_letters_in_a_here_document() {
         let text = "it's \"$foo\" \\$foo \\n \\\\";
         assert_eq!(
-            Words::of_heredoc(&lookup).word(text).unwrap(),
+            Words::new('`', &lookup).of_heredoc().word(text).unwrap(),
             "it's \"/bar\" $foo \\n \\"
         );
     }
@@ -358,7 +358,7 @@ mod tests {
         #[test]
         fn any_text_is_replaced_or_refused(text in "[$\\{\\}:+?a-f'\"\\\\ -]{0,40}") {
             let _ = word(&text);
-            let _ = Words::of_heredoc(&lookup).word(&text);
+            let _ = Words::new('\\', &lookup).of_heredoc().word(&text);
             let joined: usize = fields(&text, '\\').iter().map(|field| field.len()).sum();
             prop_assert!(joined <= text.len());
         }

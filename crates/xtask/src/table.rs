@@ -230,6 +230,7 @@ pub(crate) const LICENCES: &[&str] = &[
     "BSD-3-Clause",
     "MIT",
     "Unicode-3.0",
+    "Zlib",
 ];
 
 /// Crates of which more than one version is built.

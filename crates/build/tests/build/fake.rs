@@ -189,8 +189,8 @@ impl Files {
             let entry = Entry {
                 kind,
                 mode: header.mode().unwrap(),
-                uid: header.uid().unwrap() as u32,
-                gid: header.gid().unwrap() as u32,
+                uid: u32::try_from(header.uid().unwrap()).unwrap(),
+                gid: u32::try_from(header.gid().unwrap()).unwrap(),
                 size: content.len() as u64,
                 mtime: header.mtime().unwrap(),
                 xattrs,
