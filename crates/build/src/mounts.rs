@@ -1,5 +1,7 @@
 //! `RUN --mount`: what a command sees beside its root.
 
+use std::collections::BTreeMap;
+
 use crate::{words::Words, worker::Layer};
 
 /// Something at a place in a command's root that is not of the image.
@@ -82,75 +84,36 @@ pub(crate) struct Wanted {
     pub(crate) from: Option<String>,
 }
 
-/// What the options say, before the type says which of them matter.
-#[derive(Default)]
-struct Given {
-    kind: Option<String>,
-    target: Option<String>,
-    source: Option<String>,
-    from: Option<String>,
-    id: Option<String>,
-    env: Option<String>,
-    sharing: Option<String>,
-    writable: Option<bool>,
-    required: bool,
-    mode: Option<u32>,
-    uid: u32,
-    gid: u32,
-    size: Option<u64>,
-}
+/// What is left of the options; one without a value is `true`.
+struct Given<'a>(BTreeMap<String, &'a str>);
 
 /// Reads the value of `--mount`.
 pub(crate) fn parse(text: &str) -> Result<Wanted, String> {
-    let mut given = Given::default();
-    for option in text.split(',') {
-        let (name, value) = match option.split_once('=') {
-            Some((name, value)) => (name, Some(value)),
-            None => (option, None),
-        };
-        let name = name.trim().to_ascii_lowercase();
-        let set = given.set(&name, value.map(str::trim));
-        set.ok_or_else(|| format!("--mount={text}: \"{option}\" is no option of a mount"))?;
-    }
-    given
-        .mount()
-        .map_err(|reason| format!("--mount={text}: {reason}"))
+    let options = text.split(',').map(|option| {
+        let (name, value) = option.split_once('=').unwrap_or((option, "true"));
+        (name.trim().to_ascii_lowercase(), value.trim())
+    });
+    let mut given = Given(options.collect());
+    let wanted = given
+        .wanted()
+        .and_then(|wanted| given.end().map(|()| wanted));
+    wanted.map_err(|reason| format!("--mount={text}: {reason}"))
 }
 
-impl Given {
-    fn set(&mut self, name: &str, value: Option<&str>) -> Option<()> {
-        let owned = || value.filter(|value| !value.is_empty()).map(str::to_owned);
-        let number = || value?.parse().ok();
-        match name {
-            "type" => self.kind = Some(owned()?),
-            "target" | "dst" | "destination" => self.target = Some(owned()?),
-            "source" | "src" => self.source = Some(owned()?),
-            "from" => self.from = Some(owned()?),
-            "id" => self.id = Some(owned()?),
-            "env" => self.env = Some(owned()?),
-            "sharing" => self.sharing = Some(owned()?),
-            "required" => self.required = flag(value)?,
-            "rw" | "readwrite" => self.writable = Some(flag(value)?),
-            "ro" | "readonly" => self.writable = Some(!flag(value)?),
-            "mode" => self.mode = Some(mode(value?)?),
-            "uid" => self.uid = number()?,
-            "gid" => self.gid = number()?,
-            "size" => self.size = Some(bytes(value?)?),
-            _ => return None,
-        }
-        Some(())
-    }
-
-    fn mount(self) -> Result<Wanted, String> {
-        let from = self.from.clone();
-        let kind = self.kind.clone();
-        let mount = match kind.as_deref().unwrap_or("bind") {
-            "bind" => self.bind()?,
-            "cache" => self.cache()?,
-            "secret" => self.secret()?,
-            "tmpfs" => Mount {
-                kind: MountKind::Tmpfs { size: self.size },
-                target: Some(self.place()?),
+impl<'a> Given<'a> {
+    fn wanted(&mut self) -> Result<Wanted, String> {
+        let mut from = None;
+        let target = self.take(&["target", "dst", "destination"]);
+        let target = target.filter(|path| !path.is_empty()).map(str::to_owned);
+        let kind = match self.take(&["type"]).unwrap_or("bind") {
+            "bind" => {
+                from = self.take(&["from"]).map(str::to_owned);
+                self.bind()?
+            }
+            "cache" => self.cache(target.as_deref())?,
+            "secret" => return self.secret(target),
+            "tmpfs" => MountKind::Tmpfs {
+                size: self.read(&["size"], bytes)?,
             },
             "ssh" => return Err("ssh is not supported; use a secret with a key".to_owned()),
             other => {
@@ -159,84 +122,99 @@ impl Given {
                 ));
             }
         };
-        match &mount.kind {
-            MountKind::Bind { .. } => {}
-            _ if from.is_some() => return Err("from is for binds only".to_owned()),
-            _ => {}
+        if target.is_none() {
+            return Err("it needs a target=PATH".to_owned());
         }
         if from.as_ref().is_some_and(|from| from.contains('$')) {
             return Err(
                 "from takes no variables; give the image a name with FROM before".to_owned(),
             );
         }
+        let mount = Mount { target, kind };
         Ok(Wanted { mount, from })
     }
 
-    fn place(&self) -> Result<String, String> {
-        self.target
-            .clone()
-            .ok_or_else(|| "it needs a target=PATH".to_owned())
+    /// Takes the value of an option, by any of its names.
+    fn take(&mut self, names: &[&str]) -> Option<&'a str> {
+        names.iter().find_map(|name| self.0.remove(*name))
     }
 
-    fn owner(&self, mode: u32) -> Owner {
-        Owner {
-            uid: self.uid,
-            gid: self.gid,
-            mode: self.mode.unwrap_or(mode),
-        }
-    }
-
-    fn bind(self) -> Result<Mount, String> {
-        Ok(Mount {
-            target: Some(self.place()?),
-            kind: MountKind::Bind {
-                layers: Vec::new(),
-                source: self.source.unwrap_or_else(|| "/".to_owned()),
-                writable: self.writable.unwrap_or(false),
-            },
-        })
-    }
-
-    fn cache(self) -> Result<Mount, String> {
-        let target = self.place()?;
-        if self.source.is_some() {
-            return Err("source is for binds only".to_owned());
-        }
-        let sharing = match self.sharing.as_deref() {
-            None | Some("shared") => Sharing::Shared,
-            Some("private") => Sharing::Private,
-            Some("locked") => Sharing::Locked,
-            Some(_) => return Err("sharing is shared, private or locked".to_owned()),
+    /// Takes the value of an option that has to be something.
+    fn read<T>(
+        &mut self,
+        names: &[&str],
+        read: impl FnOnce(&str) -> Option<T>,
+    ) -> Result<Option<T>, String> {
+        let Some(text) = self.take(names) else {
+            return Ok(None);
         };
-        let owner = self.owner(0o755);
-        Ok(Mount {
-            kind: MountKind::Cache {
-                id: self.id.unwrap_or_else(|| target.clone()),
-                sharing,
-                read_only: self.writable == Some(false),
-                owner,
-            },
-            target: Some(target),
+        let value = read(text).map(Some);
+        value.ok_or_else(|| format!("\"{text}\" is no {}", names.join(" or ")))
+    }
+
+    /// Makes sure that nothing is left.
+    fn end(&self) -> Result<(), String> {
+        let left = self.0.keys().next();
+        left.map_or(Ok(()), |name| {
+            Err(format!("\"{name}\" is no option of this type"))
         })
     }
 
-    fn secret(self) -> Result<Mount, String> {
-        let last = |path: &String| path.rsplit('/').next().map(str::to_owned);
-        let id = self
-            .id
-            .clone()
-            .or_else(|| self.target.as_ref().and_then(last));
-        let id = id.ok_or("a secret needs an id=NAME")?;
-        let in_file = || self.env.is_none().then(|| format!("/run/secrets/{id}"));
-        Ok(Mount {
-            target: self.target.clone().or_else(in_file),
-            kind: MountKind::Secret {
-                env: self.env.clone(),
-                required: self.required,
-                owner: self.owner(0o400),
-                id,
-            },
+    /// Whether one may write to it, if that is said.
+    fn writable(&mut self) -> Result<Option<bool>, String> {
+        let read_only = self.read(&["ro", "readonly"], flag)?;
+        Ok(self
+            .read(&["rw", "readwrite"], flag)?
+            .or(read_only.map(|read_only| !read_only)))
+    }
+
+    fn owner(&mut self, default: u32) -> Result<Owner, String> {
+        let number = |text: &str| text.parse().ok();
+        Ok(Owner {
+            uid: self.read(&["uid"], number)?.unwrap_or(0),
+            gid: self.read(&["gid"], number)?.unwrap_or(0),
+            mode: self.read(&["mode"], mode)?.unwrap_or(default),
         })
+    }
+
+    fn bind(&mut self) -> Result<MountKind, String> {
+        Ok(MountKind::Bind {
+            layers: Vec::new(),
+            source: self.take(&["source", "src"]).unwrap_or("/").to_owned(),
+            writable: self.writable()?.unwrap_or(false),
+        })
+    }
+
+    fn cache(&mut self, target: Option<&str>) -> Result<MountKind, String> {
+        let sharing = self.read(&["sharing"], |text| match text {
+            "shared" => Some(Sharing::Shared),
+            "private" => Some(Sharing::Private),
+            "locked" => Some(Sharing::Locked),
+            _ => None,
+        })?;
+        Ok(MountKind::Cache {
+            id: self.take(&["id"]).or(target).unwrap_or_default().to_owned(),
+            sharing: sharing.unwrap_or(Sharing::Shared),
+            read_only: self.writable()? == Some(false),
+            owner: self.owner(0o755)?,
+        })
+    }
+
+    fn secret(&mut self, target: Option<String>) -> Result<Wanted, String> {
+        let last = target.as_deref().and_then(|path| path.rsplit('/').next());
+        let id = self.take(&["id"]).or(last);
+        let id = id.ok_or("a secret needs an id=NAME")?.to_owned();
+        let env = self.take(&["env"]).map(str::to_owned);
+        let in_file = env.is_none().then(|| format!("/run/secrets/{id}"));
+        let kind = MountKind::Secret {
+            id,
+            env,
+            required: self.read(&["required"], flag)?.unwrap_or(false),
+            owner: self.owner(0o400)?,
+        };
+        let target = target.or(in_file);
+        let mount = Mount { target, kind };
+        Ok(Wanted { mount, from: None })
     }
 }
 
@@ -260,11 +238,11 @@ impl Wanted {
     }
 }
 
-fn flag(value: Option<&str>) -> Option<bool> {
-    match value {
-        None | Some("true" | "1") => Some(true),
-        Some("false" | "0") => Some(false),
-        Some(_) => None,
+fn flag(text: &str) -> Option<bool> {
+    match text {
+        "true" | "1" => Some(true),
+        "false" | "0" => Some(false),
+        _ => None,
     }
 }
 
@@ -347,13 +325,18 @@ mod tests {
             ("type=cache", "needs a target"),
             ("type=ssh", "ssh is not supported"),
             ("type=nfs,target=/x", "there is no type nfs"),
-            ("type=cache,target=/x,from=y", "from is for binds only"),
+            (
+                "type=cache,target=/x,from=y",
+                "\"from\" is no option of this type",
+            ),
             ("type=bind,target=/x,from=$y", "from takes no variables"),
-            ("type=cache,target=/x,sharing=all", "sharing is shared"),
+            ("type=cache,target=/x,sharing=all", "\"all\" is no sharing"),
             ("type=secret", "needs an id"),
-            ("target=/x,foo=1", "\"foo=1\" is no option"),
-            ("target=/x,mode=9", "\"mode=9\" is no option"),
-            ("target=", "\"target=\" is no option"),
+            ("target=/x,foo=1", "\"foo\" is no option"),
+            ("target=/x,mode=9", "\"mode\" is no option"),
+            ("target=", "needs a target"),
+            ("type=tmpfs,target=/x,size=z", "\"z\" is no size"),
+            ("type=cache,target=/x,mode=9", "\"9\" is no mode"),
         ] {
             let message = parse(text).unwrap_err();
             assert!(message.contains(part), "{message}");
