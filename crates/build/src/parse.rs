@@ -190,38 +190,58 @@ fn heredocs(
 }
 
 /// How one begins: `<<NAME`, after a number perhaps.
-struct Start<'a> {
-    name: &'a str,
+struct Start {
+    name: String,
     tabs: bool,
     expand: bool,
 }
 
 /// The start of a here-document, if a word is one.
-fn heredoc_start(word: &str) -> Option<Start<'_>> {
+fn heredoc_start(word: &str) -> Option<Start> {
     let word = word.trim_start_matches(|digit: char| digit.is_ascii_digit());
     let word = word.strip_prefix("<<")?;
     let (word, tabs) = match word.strip_prefix('-') {
         Some(word) => (word, true),
         None => (word, false),
     };
-    let unquoted = ['"', '\'']
-        .iter()
-        .find_map(|quote| word.strip_prefix(*quote)?.strip_suffix(*quote));
-    let name = unquoted.unwrap_or(word);
-    let sound = |letter: char| !letter.is_whitespace() && !"<\"'".contains(letter);
-    (!name.is_empty() && name.chars().all(sound)).then_some(Start {
+    let mut name = String::new();
+    let mut quote = None;
+    let mut letters = word.chars();
+    while let Some(letter) = letters.next() {
+        match letter {
+            _ if quote == Some(letter) => quote = None,
+            '"' | '\'' if quote.is_none() => quote = Some(letter),
+            '\\' if quote.is_none() => name.push(letters.next()?),
+            '<' => return None,
+            _ if quote.is_none() && letter.is_whitespace() => return None,
+            _ => name.push(letter),
+        }
+    }
+    (!name.is_empty() && quote.is_none()).then_some(Start {
+        // Quoted as a whole or in part.
+        expand: name == word,
         name,
         tabs,
-        expand: unquoted.is_none(),
     })
 }
 
 /// Whether a word of an instruction stands for a here-document, and its name.
-pub(crate) fn heredoc_name(word: &str) -> Option<&str> {
+pub(crate) fn heredoc_name(word: &str) -> Option<String> {
     heredoc_start(word).map(|start| start.name)
 }
 
-fn heredoc(place: &Place, start: Start<'_>, lines: &mut Source<'_>) -> Result<Heredoc, Error> {
+fn heredoc(place: &Place, start: Start, lines: &mut Source<'_>) -> Result<Heredoc, Error> {
+    let fault = |reason: String| Error::Instruction {
+        place: place.to_string(),
+        reason,
+    };
+    // Files are called like it.
+    if start.name.contains('/') || [".", ".."].contains(&start.name.as_str()) {
+        let name = start.name;
+        return Err(fault(format!(
+            "a here-document cannot be called {name}; choose a plain name"
+        )));
+    }
     let mut content = String::new();
     for (_, line) in lines {
         let line = match start.tabs {
@@ -230,7 +250,7 @@ fn heredoc(place: &Place, start: Start<'_>, lines: &mut Source<'_>) -> Result<He
         };
         if line == start.name {
             return Ok(Heredoc {
-                name: start.name.to_owned(),
+                name: start.name,
                 content,
                 expand: start.expand,
             });
@@ -239,10 +259,9 @@ fn heredoc(place: &Place, start: Start<'_>, lines: &mut Source<'_>) -> Result<He
         content.push('\n');
     }
     let name = start.name;
-    Err(Error::Instruction {
-        place: place.to_string(),
-        reason: format!("the here-document <<{name} does not end; put {name} on a line of its own"),
-    })
+    Err(fault(format!(
+        "the here-document <<{name} does not end; put {name} on a line of its own"
+    )))
 }
 
 #[cfg(test)]
@@ -292,6 +311,24 @@ mod tests {
     }
 
     #[test]
+    fn the_name_of_a_here_document_may_be_quoted_in_part() {
+        for (word, name, expand) in [
+            ("<<EOF", "EOF", true),
+            ("<<-'EOF'", "EOF", false),
+            ("4<<e'o'f", "eof", false),
+            ("<<eo\\'f", "eo'f", false),
+            ("<<\"one two\"", "one two", false),
+        ] {
+            let start = heredoc_start(word).unwrap();
+            assert_eq!(
+                (start.name.as_str(), start.expand),
+                (name, expand),
+                "{word}"
+            );
+        }
+    }
+
+    #[test]
     fn what_only_looks_like_a_here_document_is_none() {
         for text in [
             "RUN cat <<<x",
@@ -306,6 +343,15 @@ mod tests {
             message.starts_with("D:1: RUN: the here-document <<E does not end"),
             "{message}"
         );
+    }
+
+    #[test]
+    fn a_here_document_is_not_called_like_a_path() {
+        for name in ["../a", "/a", ".."] {
+            let text = format!("COPY <<{name} /d/\n{name}\n");
+            let message = parse("D", text.as_bytes()).unwrap_err().to_string();
+            assert!(message.contains("choose a plain name"), "{message}");
+        }
     }
 
     proptest! {

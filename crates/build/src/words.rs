@@ -134,7 +134,8 @@ impl Expansion<'_> {
                 self.left.next();
                 found.push((next, true));
             }
-            None => found.push((escape, true)),
+            // At the end there is nothing to escape.
+            None => {}
         }
     }
 
@@ -300,7 +301,7 @@ mod tests {
             ("$1x", "x"),
             ("$$foo", "$/bar"),
             ("ß$foo", "ß/bar"),
-            ("\\", "\\"),
+            ("a\\", "a"),
         ] {
             assert_eq!(word(text).as_deref(), Ok(expected), "{text}");
         }

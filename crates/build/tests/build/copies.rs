@@ -1,4 +1,4 @@
-use std::{io::Write, path::PathBuf};
+use std::{io::Write, os::unix::ffi::OsStrExt, path::PathBuf};
 
 use build::{Built, Kind};
 
@@ -226,5 +226,64 @@ fn archives_are_unpacked_by_add_whatever_compressed_them() {
     assert_eq!(
         worker.files(&built.layers).0[std::path::Path::new("d/x.gz")].1,
         &gzip[..20]
+    );
+}
+
+#[test]
+fn attributes_long_names_and_devices_of_an_archive_are_kept() {
+    let long = |name: &str| format!("{}/{name}", ["0123456789"; 15].join("/"));
+    let mut archive = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_mode(0o644);
+    header.set_size(1);
+    let attribute = ("SCHILY.xattr.user.a", &b"value"[..]);
+    archive.append_pax_extensions([attribute]).unwrap();
+    archive
+        .append_data(&mut header, long("file"), &b"x"[..])
+        .unwrap();
+    header.set_size(0);
+    header.set_entry_type(tar::EntryType::Symlink);
+    archive
+        .append_link(&mut header, "link", long("file"))
+        .unwrap();
+    header.set_entry_type(tar::EntryType::Fifo);
+    archive
+        .append_data(&mut header, "pipe", std::io::empty())
+        .unwrap();
+    let directory = Directory::new(&[(
+        "Dockerfile",
+        "FROM base AS a\nADD x /\nFROM scratch\nCOPY --from=a /0123456789 /c",
+    )]);
+    directory.write("x", &archive.into_inner().unwrap());
+    let mut worker = worker();
+    let built = directory.build(&mut worker, &options(&[])).unwrap();
+    let copied = long("file").replacen("0123456789", "c", 1);
+    let files = worker.files(&built.layers);
+    assert_eq!(
+        files.at(&copied).xattrs,
+        [("user.a".to_owned(), b"value".to_vec())]
+    );
+
+    let mut options = options(&[]);
+    options.target = Some("a".to_owned());
+    let unpacked = directory.build(&mut worker, &options).unwrap();
+    let files = worker.files(&unpacked.layers);
+    assert_eq!(files.at("link").kind, Kind::Symlink(long("file").into()));
+    assert_eq!(files.at("pipe").kind, Kind::Other);
+}
+
+#[test]
+fn names_that_are_no_text_are_copied_as_they_are() {
+    let directory = Directory::new(&[("Dockerfile", "FROM scratch\nCOPY d/a? /")]);
+    let name = std::ffi::OsStr::from_bytes(b"a\xff");
+    std::fs::create_dir(directory.0.path().join("d")).unwrap();
+    std::fs::write(directory.0.path().join("d").join(name), "x").unwrap();
+    let mut worker = worker();
+    let built = directory.build(&mut worker, &options(&[])).unwrap();
+    assert!(
+        worker
+            .files(&built.layers)
+            .0
+            .contains_key(std::path::Path::new(name))
     );
 }

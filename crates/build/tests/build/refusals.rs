@@ -145,3 +145,46 @@ fn a_missing_dockerfile_and_a_wrong_dockerignore_are_named() {
         "{message}"
     );
 }
+
+#[test]
+fn archives_that_lead_out_or_hide_names_are_refused() {
+    for (name, link, part) in [
+        ("a/../../b", None, "/x has a path with .. in it"),
+        ("a/.wh.b", None, "/a/.wh.b cannot be in an image"),
+        (
+            "a",
+            Some("../b"),
+            "/a is a hard link to what is not before it in the archive",
+        ),
+    ] {
+        let mut archive = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(0o644);
+        header.set_size(0);
+        // As it is, which `set_path` would refuse.
+        header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
+        if let Some(link) = link {
+            header.set_entry_type(tar::EntryType::Link);
+            header.set_link_name(link).unwrap();
+        }
+        header.set_cksum();
+        archive.append(&header, std::io::empty()).unwrap();
+        let directory = Directory::new(&[("Dockerfile", "FROM base\nADD x /")]);
+        directory.write("x", &archive.into_inner().unwrap());
+        let error = directory.build(&mut worker(), &options(&[])).unwrap_err();
+        assert!(error.to_string().contains(part), "{error}");
+    }
+}
+
+#[test]
+fn a_socket_in_the_context_is_named() {
+    let directory = Directory::new(&[("Dockerfile", "FROM base\nCOPY . /")]);
+    let _socket = std::os::unix::net::UnixListener::bind(directory.0.path().join("s")).unwrap();
+    let error = directory.build(&mut worker(), &options(&[])).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("/s is a device, a pipe or a socket"),
+        "{error}"
+    );
+}
