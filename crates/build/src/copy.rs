@@ -55,6 +55,7 @@ impl Item {
     pub(crate) fn key(&self, source: &mut dyn Root, keying: &mut Keying) -> Result<(), Fault> {
         match self {
             Self::Tree { name, found } => {
+                keying.text("tree");
                 keying.number(u64::try_from(found.len()).unwrap_or(u64::MAX));
                 keying.bytes(name.as_encoded_bytes());
                 for one in found {
@@ -62,9 +63,11 @@ impl Item {
                     keying.entry(source, &one.from, &one.entry)?;
                 }
             }
-            Self::Text { name, content } => keying.texts([name.as_str(), content].into_iter()),
+            Self::Text { name, content } => {
+                keying.texts(["text", name.as_str(), content].into_iter());
+            }
             Self::Archive { path, format } => {
-                keying.text(&format!("{format:?}"));
+                keying.text(&format!("archive, {format:?}"));
                 if let Some(file) = entry(source, path)? {
                     keying.entry(source, path, &file)?;
                 }

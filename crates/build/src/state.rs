@@ -37,11 +37,10 @@ impl State {
         }
     }
 
-    /// Begins a stage from an image.
+    /// Begins a stage from an image, or from another stage, whose arguments it inherits.
     pub(crate) fn begin(self, escape: char) -> Self {
         let mut state = Self {
             escape,
-            arguments: BTreeMap::new(),
             has_command: false,
             ..self
         };

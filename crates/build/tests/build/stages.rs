@@ -59,6 +59,16 @@ fn arguments_reach_from_lines_and_stages_that_ask_for_them() {
 }
 
 #[test]
+fn arguments_are_inherited_by_stages_that_begin_from_a_stage() {
+    let (built, worker) = built(
+        "FROM base AS parent\nARG A=1\nFROM base AS other\nRUN a=$A\nFROM parent\nENV B=$A\nCOPY --from=other /etc /x",
+        &[],
+    );
+    assert_eq!(built.config.env.last().map(String::as_str), Some("B=1"));
+    assert!(!worker.runs[0].env.contains(&"A=1".to_owned()));
+}
+
+#[test]
 fn instructions_for_later_are_done_first_and_once() {
     let mut worker = worker();
     let config = Config {
