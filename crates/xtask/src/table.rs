@@ -100,6 +100,7 @@ pub(crate) const HOUSE: &[Row] = &[
     row("inspect", 2, &["jailer", "policy"], &[]),
     row("image", 2, &["spec"], &[]),
     row("kernel", 2, &["wire"], &[]),
+    row("build", 2, &[], &[]),
     row("agent-client", 2, &["wire"], &["agent"]),
     // The library.
     row(
