@@ -2,8 +2,9 @@
 //!
 //! Each module holds the whole vocabulary of one boundary: [`agent`] between the host and the
 //! guest's init, [`vmm`] between the supervisor and the VMM, [`vsock`] between the supervisor and
-//! the vsock device, [`net`] between the network device and the dialer. [`frame`] is how a message travels over a byte stream; over sockets that
-//! keep message boundaries, [`encode`] and [`decode`] are enough.
+//! the vsock device, [`net`] between the network device and the dialer, [`unpack`] between the
+//! supervisor and what unpacks a layer. [`frame`] is how a message travels over a byte stream; over
+//! sockets that keep message boundaries, [`encode`] and [`decode`] are enough.
 //!
 //! Every boundary separates trust: sizes are capped before anything is allocated, and a message
 //! that does not decode is an error for the connection it came over and for nothing else.
@@ -14,6 +15,7 @@ pub mod agent;
 pub mod frame;
 pub mod fs;
 pub mod net;
+pub mod unpack;
 pub mod vmm;
 pub mod vsock;
 
