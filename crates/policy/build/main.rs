@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::{env, fs, io};
 
 /// The components, each with a file of its name.
-const COMPONENTS: [&str; 5] = ["vmm", "dev-fs", "dev-vsock", "dev-net", "dialer"];
+const COMPONENTS: [&str; 6] = ["vmm", "dev-fs", "dev-vsock", "dev-net", "dialer", "unpack"];
 
 /// The CPU architectures that every policy must compile for.
 const ARCHITECTURES: [&str; 2] = ["x86_64", "aarch64"];

@@ -70,7 +70,7 @@ fn an_unknown_system_call_is_named_with_file_and_line() {
 #[test]
 fn a_call_of_another_architecture_is_named_unless_it_says_so() {
     let policies = Path::new(env!("CARGO_MANIFEST_DIR")).join("policies");
-    for component in ["vmm", "dev-fs", "dev-vsock", "dev-net", "dialer"] {
+    for component in ["vmm", "dev-fs", "dev-vsock", "dev-net", "dialer", "unpack"] {
         let table = read(&policies, component).unwrap();
         for architecture in ["x86_64", "aarch64"] {
             filters(&table, architecture, false).unwrap();

@@ -4,11 +4,11 @@ use policy::{Identity, Namespace, Resource};
 
 #[test]
 fn every_component_has_a_table_and_others_have_none() {
-    for name in ["vmm", "dev-fs", "dev-vsock", "dev-net", "dialer"] {
+    for name in ["vmm", "dev-fs", "dev-vsock", "dev-net", "dialer", "unpack"] {
         assert_eq!(policy::component(name).unwrap().component, name);
     }
     assert!(policy::component("nobody").is_none());
-    assert_eq!(policy::all().len(), 5);
+    assert_eq!(policy::all().len(), 6);
 }
 
 #[test]

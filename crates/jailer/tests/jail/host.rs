@@ -30,7 +30,8 @@ pub(crate) static GRANTED_PORT: AtomicU16 = AtomicU16::new(0);
 pub(crate) static PORT: AtomicU16 = AtomicU16::new(0);
 
 /// Every component that has a policy.
-pub(crate) const COMPONENTS: [&str; 5] = ["vmm", "dev-vsock", "dev-fs", "dev-net", "dialer"];
+pub(crate) const COMPONENTS: [&str; 6] =
+    ["vmm", "dev-vsock", "dev-fs", "dev-net", "dialer", "unpack"];
 
 /// What the component is to be.
 #[derive(Debug, Clone, Serialize, Deserialize)]

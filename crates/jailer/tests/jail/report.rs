@@ -34,7 +34,7 @@ death of the process. A layer that is not in a row makes no difference there whe
 The jails of dev-vsock and dev-net are the same but for the filter, and how many descriptors and how
 much memory they may have: what the filter ends in both is tried with open layers in dev-vsock only.
 The dialer is in the host's network; its Landlock grants one TCP port, as with an egress policy that
-allows no other.
+allows no other. What unpacks layers belongs to no machine; its filter lets far less pass.
 
 | layer | is |
 |---|---|
