@@ -249,12 +249,13 @@ fn user() -> Finding {
 }
 
 fn programs() -> Finding {
-    const PROGRAMS: [&str; 6] = [
+    const PROGRAMS: [&str; 7] = [
         "crumble-vmm",
         "crumble-dev-fs",
         "crumble-dev-vsock",
         "crumble-dev-net",
         "crumble-dialer",
+        "crumble-unpack",
         "crumble-agent",
     ];
     let directory = crate::assemble::own_directory();

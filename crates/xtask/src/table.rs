@@ -40,6 +40,7 @@ pub(crate) const HOUSE: &[Row] = &[
     row("quest", 0, &["hv", "hv-kvm"], &[]),
     row("boot", 0, &[], &[]),
     row("pci", 0, &[], &[]),
+    row("erofs", 0, &[], &[]),
     // Stands in for a crate that links C.
     row("capng", 0, &[], &[]),
     // Processes.
@@ -80,6 +81,12 @@ pub(crate) const HOUSE: &[Row] = &[
         "dialer",
         1,
         &["device", "handoff", "wire"],
+        &["jailer", "policy"],
+    ),
+    row(
+        "unpack",
+        1,
+        &["device", "erofs", "handoff", "wire"],
         &["jailer", "policy"],
     ),
     row("agent", 1, &["wire"], &[]),
@@ -180,6 +187,8 @@ pub(crate) const EXPOSED: &[&str] = &[
     "dev-vsock",
     "dev-net",
     "dialer",
+    "erofs",
+    "unpack",
     "jailer",
     "agent",
     "policy",
