@@ -256,6 +256,7 @@ fn programs() -> Finding {
         "crumble-dev-net",
         "crumble-dev-block",
         "crumble-dialer",
+        "crumble-unpack",
         "crumble-agent",
     ];
     let directory = crate::assemble::own_directory();

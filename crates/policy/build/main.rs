@@ -8,13 +8,14 @@ use std::process::ExitCode;
 use std::{env, fs, io};
 
 /// The components, each with a file of its name.
-const COMPONENTS: [&str; 6] = [
+const COMPONENTS: [&str; 7] = [
     "vmm",
     "dev-fs",
     "dev-vsock",
     "dev-net",
     "dev-block",
     "dialer",
+    "unpack",
 ];
 
 /// The CPU architectures that every policy must compile for.

@@ -90,7 +90,18 @@ fn argument(index: usize, value: u64) -> [u64; 6] {
     arguments
 }
 
-const COMPONENTS: [&str; 6] = [
+const COMPONENTS: [&str; 7] = [
+    "vmm",
+    "dev-fs",
+    "dev-vsock",
+    "dev-net",
+    "dev-block",
+    "dialer",
+    "unpack",
+];
+
+/// Those that serve a machine. What unpacks layers has one thread and no stream.
+const SERVING: [&str; 6] = [
     "vmm",
     "dev-fs",
     "dev-vsock",
@@ -110,7 +121,8 @@ fn reading_is_allowed_and_executing_ends_every_component() {
 #[test]
 fn clone3_is_answered_with_an_error() {
     let enosys = ERRNO | u32::try_from(libc::ENOSYS).unwrap();
-    for component in COMPONENTS {
+    assert_eq!(on("unpack", libc::SYS_clone3, [7; 6]), KILL);
+    for component in SERVING {
         assert_eq!(
             on(component, libc::SYS_clone3, [7; 6]),
             enosys,
@@ -147,7 +159,11 @@ fn memory_that_is_code_is_forbidden_and_other_memory_is_not() {
 
 #[test]
 fn threads_as_both_c_libraries_make_them_are_allowed_and_processes_are_not() {
-    for component in COMPONENTS {
+    assert_eq!(
+        on("unpack", libc::SYS_clone, argument(0, 0x003d_0f00)),
+        KILL
+    );
+    for component in SERVING {
         // What glibc and musl pass, as their sources have it.
         for flags in [0x003d_0f00, 0x007d_0f00] {
             assert_eq!(on(component, libc::SYS_clone, argument(0, flags)), ALLOW);
@@ -215,7 +231,10 @@ fn an_address_that_fits_in_the_upper_half_is_not_null() {
 fn nothing_connects_with_the_first_bytes_that_it_sends() {
     const MSG_FASTOPEN: u64 = 0x2000_0000;
     const MSG_NOSIGNAL: u64 = 0x4000;
-    for component in COMPONENTS {
+    let unpack = |bits| on("unpack", libc::SYS_sendmsg, argument(2, bits));
+    assert_eq!((unpack(MSG_NOSIGNAL), unpack(MSG_FASTOPEN)), (ALLOW, KILL));
+    assert_eq!(on("unpack", libc::SYS_sendto, argument(3, 0)), KILL);
+    for component in SERVING {
         for (call, flags) in [(libc::SYS_sendto, 3), (libc::SYS_sendmsg, 2)] {
             let with = |bits| on(component, call, argument(flags, bits));
             assert_eq!(with(MSG_NOSIGNAL), ALLOW, "{component}");

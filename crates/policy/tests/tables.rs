@@ -11,6 +11,7 @@ fn every_component_has_a_table_and_others_have_none() {
         "dev-net",
         "dev-block",
         "dialer",
+        "unpack",
     ] {
         assert_eq!(policy::component(name).unwrap().component, name);
     }

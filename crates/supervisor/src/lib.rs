@@ -29,6 +29,7 @@ mod programs;
 mod replace;
 mod tail;
 mod unit;
+pub mod unpack;
 mod watch;
 
 use std::{io, path::PathBuf, time::Duration};
@@ -152,6 +153,9 @@ pub enum Error {
     /// The VMM did not answer.
     #[error("the VMM did not answer within {} s", .0.as_secs())]
     NoAnswer(Duration),
+    /// A layer of an image makes no sense, or is too large.
+    #[error("the layer cannot be unpacked: {0}")]
+    Layer(String),
     /// The machine has ended.
     #[error("the machine has ended")]
     Ended,

@@ -46,6 +46,7 @@ pub const PRODUCTS: &[Product] = &[
     product("dev-net", "crumble-dev-net", true),
     product("dev-block", "crumble-dev-block", true),
     product("dialer", "crumble-dialer", true),
+    product("unpack", "crumble-unpack", true),
     product("agent", AGENT, true),
     product("crumble-jailer", "crumble-jailer", true),
     product("quest", "quest", false),

@@ -2,9 +2,10 @@
 //!
 //! Each module holds the whole vocabulary of one boundary: [`agent`] between the host and the
 //! guest's init, [`vmm`] between the supervisor and the VMM, [`vsock`] between the supervisor and
-//! the vsock device, [`net`] between the network device and the dialer; [`fs`] and [`block`] are what
-//! those devices are started with. [`frame`] is how a message travels over a byte stream; over sockets
-//! that keep message boundaries, [`encode`] and [`decode`] are enough.
+//! the vsock device, [`net`] between the network device and the dialer, [`unpack`] between the
+//! supervisor and what unpacks a layer; [`fs`] and [`block`] are what those devices are started with.
+//! [`frame`] is how a message travels over a byte stream; over sockets that keep message boundaries,
+//! [`encode`] and [`decode`] are enough.
 //!
 //! Every boundary separates trust: sizes are capped before anything is allocated, and a message
 //! that does not decode is an error for the connection it came over and for nothing else.
@@ -16,6 +17,7 @@ pub mod block;
 pub mod frame;
 pub mod fs;
 pub mod net;
+pub mod unpack;
 pub mod vmm;
 pub mod vsock;
 

@@ -40,6 +40,7 @@ pub(crate) const HOUSE: &[Row] = &[
     row("quest", 0, &["hv", "hv-kvm"], &[]),
     row("boot", 0, &[], &[]),
     row("pci", 0, &[], &[]),
+    row("erofs", 0, &[], &[]),
     // Stands in for a crate that links C.
     row("capng", 0, &[], &[]),
     // Processes.
@@ -86,6 +87,12 @@ pub(crate) const HOUSE: &[Row] = &[
         "dialer",
         1,
         &["device", "handoff", "wire"],
+        &["jailer", "policy"],
+    ),
+    row(
+        "unpack",
+        1,
+        &["device", "erofs", "handoff", "wire"],
         &["jailer", "policy"],
     ),
     row("agent", 1, &["wire"], &[]),
@@ -189,6 +196,8 @@ pub(crate) const EXPOSED: &[&str] = &[
     "dev-net",
     "dev-block",
     "dialer",
+    "erofs",
+    "unpack",
     "jailer",
     "agent",
     "policy",

@@ -24,20 +24,23 @@ type Duty = (
     fn(&Hands) -> io::Result<()>,
 );
 
+/// What unpacks layers does nothing but that.
+const SERVING: [&str; 5] = ["vmm", "dev-vsock", "dev-fs", "dev-net", "dialer"];
+
 /// The dialer has one thread.
 const THREADED: [&str; 5] = ["vmm", "dev-vsock", "dev-fs", "dev-net", "dev-block"];
 
 const DUTIES: &[Duty] = &[
     ("threads_run_and_are_joined", &THREADED, threads),
-    ("events_wake_an_event_loop", &COMPONENTS, events),
-    ("hash_tables_have_a_seed", &COMPONENTS, |_| {
+    ("events_wake_an_event_loop", &SERVING, events),
+    ("hash_tables_have_a_seed", &SERVING, |_| {
         let table: HashMap<i32, i32> = (0..10).map(|n| (n, n)).collect();
         ensure(table.len() == 10)
     }),
     ("the_log_can_be_written", &COMPONENTS, |_| {
         writeln!(io::stderr(), "hello")
     }),
-    ("a_panic_of_a_thread_is_reported", &COMPONENTS, |_| {
+    ("a_panic_of_a_thread_is_reported", &SERVING, |_| {
         ensure(std::thread::spawn(|| panic!("on purpose")).join().is_err())
     }),
     ("large_blocks_grow", &COMPONENTS, |_| {
@@ -47,13 +50,13 @@ const DUTIES: &[Duty] = &[
     }),
     (
         "descriptors_are_duplicated_and_looked_at",
-        &COMPONENTS,
+        &SERVING,
         |hands| {
             let file = File::from(hands.root.try_clone()?);
             ensure(file.metadata()?.is_dir())
         },
     ),
-    ("a_socket_says_what_it_is", &COMPONENTS, |_| {
+    ("a_socket_says_what_it_is", &SERVING, |_| {
         for (option, value) in [
             (libc::SO_DOMAIN, libc::AF_UNIX),
             (libc::SO_TYPE, libc::SOCK_SEQPACKET),

@@ -35,7 +35,7 @@ The jails of dev-vsock, dev-net and dev-block are the same but for the filter, a
 and how much memory they may have: what the filter ends in one of these as in dev-vsock is tried with
 open layers in dev-vsock only.
 The dialer is in the host's network; its Landlock grants one TCP port, as with an egress policy that
-allows no other.
+allows no other. What unpacks layers belongs to no machine; its filter lets far less pass.
 
 | layer | is |
 |---|---|

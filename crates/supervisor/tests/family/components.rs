@@ -9,10 +9,12 @@ use std::{
     thread,
 };
 
+use crate::layer;
 use handoff::{Channel, Launched, launched};
 use wire::{
     fs,
     net::{self, DialerConfig, DialerRequest},
+    unpack::{Config, Outcome, Summary},
     vmm::{self, Event, Request, Stats},
 };
 
@@ -23,6 +25,7 @@ pub(crate) fn run(component: &str) -> ExitCode {
         "crumble-dev-net" => dev_net(),
         "crumble-dialer" => dialer(),
         "crumble-dev-fs" => dev_fs(),
+        "crumble-unpack" => unpack(),
         _ => return ExitCode::FAILURE,
     }
     ExitCode::SUCCESS
@@ -114,6 +117,37 @@ fn dialer() {
 fn dev_fs() {
     let launched = launched::<fs::Config>().unwrap();
     until_closed(&launched.ready().unwrap());
+}
+
+/// Does what the digest says; what it reads and writes shows that it has the right files.
+fn unpack() {
+    let Launched {
+        config,
+        mut resources,
+        answer,
+    } = launched::<Config>().unwrap();
+    let mut layer = File::from(resources.take("layer").unwrap());
+    let mut image = File::from(resources.take("image").unwrap());
+    assert_eq!(resources.names().count(), 0);
+    let channel = answer.ready().unwrap();
+    match config.diff_id[0] {
+        layer::DONE => {
+            std::io::copy(&mut layer, &mut image).unwrap();
+            let summary = Summary {
+                inodes: 7,
+                ..Summary::default()
+            };
+            channel.send(&Outcome::Done(summary), &[]).unwrap();
+        }
+        layer::FAILED => {
+            // More than the pipe of the log holds.
+            std::io::stderr().write_all(&[b'.'; 1 << 20]).unwrap();
+            let why = "it is \u{1b}damaged".to_owned();
+            channel.send(&Outcome::Failed(why), &[]).unwrap();
+        }
+        layer::DIES => panic!("its last words"),
+        _ => until_closed(&channel),
+    }
 }
 
 fn until_closed(channel: &Channel) {

@@ -6,6 +6,7 @@
 //! did.
 
 mod components;
+mod layer;
 mod machine;
 
 use std::process::ExitCode;
@@ -26,5 +27,6 @@ fn main() -> ExitCode {
             Ok(())
         })
     };
-    libtest_mimic::run(&arguments, machine::TESTS.iter().map(trial).collect()).exit_code()
+    let tests = machine::TESTS.iter().chain(layer::TESTS);
+    libtest_mimic::run(&arguments, tests.map(trial).collect()).exit_code()
 }

@@ -103,6 +103,12 @@ const VSOCK_ONLY: Each<Filter> = only(&[("dev-vsock", Pass)]);
 const FS_ONLY: Each<Filter> = only(&[("dev-fs", Pass)]);
 const DIALER_ONLY: Each<Filter> = only(&[("dialer", Pass)]);
 
+/// A call that all have that serve a machine.
+const SERVING: Each<Filter> = Each {
+    most: Pass,
+    others: &[("unpack", Kill)],
+};
+
 /// An attempt that the filter ends in every component.
 const fn killed(
     name: &'static str,

@@ -6,12 +6,20 @@ use libc::{
 };
 
 use super::calls::{make, prctl, unshare};
-use super::{Answer, Attempt, Host, Stop, Work, all, by, by_name, filtered, killed, landlock};
+use super::{
+    Answer, Attempt, Each, Filter, Host, Kill, Stop, Work, by, by_name, filtered, killed, landlock,
+};
 use crate::layers::Layer::{Capabilities, Kernel, Root};
 use crate::raw::{call, fork};
 
 /// A namespace takes a capability; with it, it is the component's own.
 const NAMESPACE: &[Stop] = &[by(Capabilities, &[EPERM])];
+
+/// The C library falls back to `clone`, where there is that.
+const ANSWERED: Each<Filter> = Each {
+    most: Answer(&[ENOSYS]),
+    others: &[("unpack", Kill)],
+};
 
 pub(super) const ATTEMPTS: &[Attempt] = &[
     killed("make_a_mount_namespace", NAMESPACE, Work, |_| {
@@ -78,7 +86,7 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
         fork(libc::CLONE_PARENT)
     }),
     filtered(
-        all(Answer(&[ENOSYS])),
+        ANSWERED,
         "make_a_process_with_clone3",
         &[by(Kernel, &[EINVAL])],
         Host,

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use libc::{EAGAIN, EMFILE, ENOMEM};
 
-use super::{Attempt, Each, Host, Pass, Work, all, by, passed};
+use super::{Attempt, Each, Host, SERVING, Work, by, filtered, passed};
 use crate::component::Hands;
 use crate::layers::Layer::Limits;
 use crate::raw::{call, one_heap};
@@ -46,7 +46,8 @@ fn memory(_: &Hands) -> io::Result<()> {
 }
 
 pub(super) const ATTEMPTS: &[Attempt] = &[
-    passed(
+    filtered(
+        SERVING,
         "use_all_descriptors",
         &[by(Limits, &[EMFILE])],
         Host,
@@ -54,7 +55,7 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
     ),
     Attempt {
         name: "start_threads_without_end",
-        filter: all(Pass),
+        filter: SERVING,
         stops: Each {
             most: &[by(Limits, &[EAGAIN])],
             // User 0 of the first namespace, which dev-fs is if root starts it, has no such limit.

@@ -5,7 +5,7 @@ use std::io;
 use libc::{ENOPROTOOPT, EPERM, ESRCH, c_long};
 
 use super::calls::{address, make};
-use super::{Attempt, Host, Stop, Work, by, killed, landlock, passed};
+use super::{Attempt, Host, SERVING, Stop, Work, by, filtered, killed, landlock, passed};
 use crate::layers::Layer::Namespaces;
 use crate::raw::call;
 
@@ -159,13 +159,19 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
             make(libc::SYS_pidfd_getfd, &[&process, &0, &0])
         },
     ),
-    passed("read_the_cpus_of_the_host", NUMBERED, Work, |hands| {
-        let mut cpus = [0_u64; 128];
-        make(
-            libc::SYS_sched_getaffinity,
-            &[&hands.host, &1024, &&mut cpus[..]],
-        )
-    }),
+    filtered(
+        SERVING,
+        "read_the_cpus_of_the_host",
+        NUMBERED,
+        Work,
+        |hands| {
+            let mut cpus = [0_u64; 128];
+            make(
+                libc::SYS_sched_getaffinity,
+                &[&hands.host, &1024, &&mut cpus[..]],
+            )
+        },
+    ),
     killed("compare_with_the_host", TRACED, Host, |hands| {
         compare(hands.host)
     }),
