@@ -21,8 +21,8 @@ fn what_was_changed_arrives_in_pieces_and_is_whole() {
     let upper = tempfile::tempdir().unwrap();
     // More than one piece, and no multiple of one.
     let content: Vec<u8> = (0..1_000_003_u32).map(|at| at.to_le_bytes()[1]).collect();
-    fs::write(upper.path().join("file"), &content).unwrap();
     let agent = Agent::with_upper(OwnedFd::from(File::open(&upper).unwrap()));
+    fs::write(upper.path().join("file"), &content).unwrap();
     let mut layer = Vec::new();
     client(agent).changes(&mut layer).unwrap();
     // A header, the content in blocks, and two blocks of zeroes.

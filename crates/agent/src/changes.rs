@@ -4,7 +4,7 @@
 //! marks it, and in a layer as the OCI image specification does (layer.md, "Whiteouts").
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     ffi::OsStr,
     fs::{self, File, Metadata},
     io::{self, Write},
@@ -32,23 +32,66 @@ const OPAQUE_WHITEOUT: &str = ".wh..wh..opq";
 /// What a header has room for (POSIX pax, "ustar Interchange Format"); longer ones go before it.
 const NAME: usize = 100;
 
-/// Writes the layer that is in the directory `upper`.
-pub(crate) fn write(upper: &Path, to: impl Write) -> io::Result<()> {
+/// What is in an upper directory before anybody but the agent has changed anything.
+#[derive(Debug, Default)]
+pub(crate) struct Baseline(HashMap<PathBuf, State>);
+
+/// Inode, and when anything of it was changed.
+type State = (u64, i64, i64);
+
+impl Baseline {
+    /// As it is now. What cannot be looked at counts as changed later.
+    pub(crate) fn of(upper: &Path) -> Self {
+        let entries = entries(upper).unwrap_or_default();
+        let state = |(path, metadata): (PathBuf, Metadata)| (path, state(&metadata));
+        Self(entries.into_iter().map(state).collect())
+    }
+
+    fn has(&self, path: &Path, metadata: &Metadata) -> bool {
+        self.0.get(path) == Some(&state(metadata))
+    }
+}
+
+fn state(metadata: &Metadata) -> State {
+    (metadata.ino(), metadata.ctime(), metadata.ctime_nsec())
+}
+
+/// Writes the layer that is in the directory `upper`, without what is as in the baseline. Directories
+/// on the way to something are part of it: without them they would get other attributes.
+pub(crate) fn write(upper: &Path, baseline: &Baseline, to: impl Write) -> io::Result<()> {
+    let entries = entries(upper)?;
+    let mut wanted = HashSet::new();
+    for (path, metadata) in &entries {
+        if !baseline.has(path, metadata) {
+            wanted.extend(path.ancestors());
+        }
+    }
     let mut layer = Layer {
         archive: Builder::new(to),
         upper,
         links: HashMap::new(),
     };
-    // By names, and a directory before what is in it, so that equal changes are equal layers.
-    let mut left = children(upper)?;
-    while let Some(path) = left.pop() {
-        let metadata = fs::symlink_metadata(&path)?;
-        layer.add(&path, &metadata)?;
-        if metadata.is_dir() {
-            left.extend(children(&path)?);
+    for (path, metadata) in &entries {
+        if wanted.contains(path.as_path()) {
+            layer.add(path, metadata)?;
         }
     }
     layer.archive.finish()
+}
+
+/// All that is in a directory, by names and a directory before what is in it, so that equal changes are
+/// equal layers.
+fn entries(directory: &Path) -> io::Result<Vec<(PathBuf, Metadata)>> {
+    let mut entries = Vec::new();
+    let mut left = children(directory)?;
+    while let Some(path) = left.pop() {
+        let metadata = fs::symlink_metadata(&path)?;
+        if metadata.is_dir() {
+            left.extend(children(&path)?);
+        }
+        entries.push((path, metadata));
+    }
+    Ok(entries)
 }
 
 /// What is in a directory, the first name last.
@@ -247,7 +290,7 @@ mod tests {
 
     fn layer(upper: &Path) -> Vec<u8> {
         let mut bytes = Vec::new();
-        write(upper, &mut bytes).unwrap();
+        write(upper, &Baseline::default(), &mut bytes).unwrap();
         bytes
     }
 
@@ -290,6 +333,25 @@ mod tests {
         assert_eq!(entries[0].1, Some("x".repeat(120).into()));
         assert_eq!(entries[2], (0o4751, None, "content".to_owned()));
         assert_eq!(entries[4].1, Some("d/file".into()));
+    }
+
+    #[test]
+    fn what_is_as_it_was_is_left_out_but_for_the_way_to_what_is_not() {
+        let upper = tempfile::tempdir().unwrap();
+        let at = |name: &str| upper.path().join(name);
+        for directory in ["etc", "proc", "var", "var/deep"] {
+            fs::create_dir(at(directory)).unwrap();
+        }
+        fs::write(at("etc/hosts"), "ours").unwrap();
+        fs::write(at("var/deep/file"), "ours").unwrap();
+        let baseline = Baseline::of(upper.path());
+        let mut none = Vec::new();
+        write(upper.path(), &baseline, &mut none).unwrap();
+        assert_eq!(none, [0; 1024]);
+        fs::write(at("var/deep/file"), "changed").unwrap();
+        let mut bytes = Vec::new();
+        write(upper.path(), &baseline, &mut bytes).unwrap();
+        assert_eq!(names(&bytes), ["var/", "var/deep/", "var/deep/file"]);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::{
         fd::{AsRawFd, OwnedFd},
         unix::net::UnixStream,
     },
-    path::Path,
+    path::PathBuf,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
@@ -21,7 +21,7 @@ use wire::{
 };
 
 use crate::{
-    changes,
+    changes::{self, Baseline},
     error::{Error, Result, cannot, errno},
     ports::{self, Listeners},
     session,
@@ -43,8 +43,8 @@ pub type Connection = UnixStream;
 pub struct Agent {
     waiting: Arc<Waiting>,
     listeners: Arc<Listeners>,
-    /// The overlay's upper directory, if the root is one.
-    upper: Option<Arc<OwnedFd>>,
+    /// The overlay's upper directory, if the root is one, and what is in it by our own doing.
+    upper: Option<Arc<(OwnedFd, Baseline)>>,
 }
 
 /// The streams that wait for their commands.
@@ -61,11 +61,12 @@ impl Agent {
         Self::default()
     }
 
-    /// The same, over a root whose changes are in the directory `upper`.
+    /// The same, over a root whose changes from now on are in the directory `upper`.
     #[must_use]
     pub fn with_upper(upper: OwnedFd) -> Self {
+        let baseline = Baseline::of(&path(&upper));
         Self {
-            upper: Some(Arc::new(upper)),
+            upper: Some(Arc::new((upper, baseline))),
             ..Self::default()
         }
     }
@@ -122,9 +123,9 @@ impl Agent {
         let upper = self.upper.as_ref().ok_or(Error::Invalid(
             "this guest's root is not an overlay: its changes are not kept apart",
         ))?;
-        let upper = format!("/proc/self/fd/{}", upper.as_raw_fd());
+        let (upper, baseline) = &**upper;
         let pieces = BufWriter::with_capacity(MAX_PIECE, Pieces(connection));
-        changes::write(Path::new(&upper), pieces)
+        changes::write(&path(upper), baseline, pieces)
             .map_err(|error| cannot("read what was changed")(errno(&error)))?;
         send(connection, &Event::Acknowledged);
         Ok(())
@@ -171,6 +172,11 @@ impl Waiting {
     fn lock(&self) -> MutexGuard<'_, HashMap<(u64, Stream), (Connection, Instant)>> {
         self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A path of what is open.
+fn path(fd: &OwnedFd) -> PathBuf {
+    format!("/proc/self/fd/{}", fd.as_raw_fd()).into()
 }
 
 /// A writer of [`Event::Piece`]s.
