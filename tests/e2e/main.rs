@@ -14,7 +14,9 @@
 mod bad_input;
 mod ends;
 mod exit_codes;
+mod images;
 mod inspect;
+mod layout;
 mod library;
 mod limit;
 mod network;
@@ -28,7 +30,8 @@ use std::{
     env,
     io::{self, Write},
     process::ExitCode,
-    sync::Arc,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
 };
 
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -47,13 +50,39 @@ fn main() -> ExitCode {
         Ok(Here::Boxes(pool)) => {
             arguments.test_threads = Some(pool.size());
             let pool = Arc::new(pool);
+            let times = Arc::new(Times::default());
             let trials = trials(|name, _| {
-                let pool = Arc::clone(&pool);
-                Box::new(move || in_a_box(&pool, &name))
+                let (pool, times) = (Arc::clone(&pool), Arc::clone(&times));
+                Box::new(move || times.measure(&name, || in_a_box(&pool, &name)))
             });
-            libtest_mimic::run(&arguments, trials).exit_code()
+            let conclusion = libtest_mimic::run(&arguments, trials);
+            times.print();
+            conclusion.exit_code()
         }
         Err(error) => panic!("the tests have nowhere to run: {error}"),
+    }
+}
+
+/// How long tests took.
+#[derive(Default)]
+struct Times(Mutex<Vec<(Duration, String)>>);
+
+impl Times {
+    fn measure<T>(&self, name: &str, test: impl FnOnce() -> T) -> T {
+        let began = Instant::now();
+        let result = test();
+        let mut times = self.0.lock().unwrap();
+        times.push((began.elapsed(), name.to_owned()));
+        result
+    }
+
+    /// Says where most of the time went.
+    fn print(&self) {
+        let mut times = self.0.lock().unwrap();
+        times.sort_unstable_by(|one, other| other.cmp(one));
+        for (time, name) in times.iter().take(10) {
+            let _ = writeln!(io::stdout(), "{:>7.1} s  {name}", time.as_secs_f32());
+        }
     }
 }
 
@@ -87,6 +116,7 @@ fn trials(body: impl Fn(String, fn()) -> Body) -> Vec<Trial> {
         ("bad_input", bad_input::TESTS),
         ("ends", ends::TESTS),
         ("exit_codes", exit_codes::TESTS),
+        ("images", images::TESTS),
         ("inspect", inspect::TESTS),
         ("library", library::TESTS),
         ("network", network::TESTS),

@@ -2,9 +2,11 @@
 
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand, builder::styling::Styles};
+use clap::{Args, Parser, Subcommand, ValueEnum, builder::styling::Styles};
 use crumble::{
-    Cpus, Hostname, Image, Interface, InterfaceAddress, Memory, Network, Publish, Share,
+    Cpus, Hostname, Image, Init, Interface, InterfaceAddress, Memory, Network, Publish, Pull,
+    Reference, Share,
+    image::{Platform, Policy},
 };
 
 /// Runs commands in microVMs whose devices are jailed processes.
@@ -19,6 +21,11 @@ pub(crate) struct Arguments {
 pub(crate) enum Verb {
     /// Run a command in a new machine
     Run(Box<Run>),
+    /// Build an image from a Dockerfile
+    Build(Build),
+    /// Fetch, list, send and remove images
+    #[command(subcommand)]
+    Image(Images),
     /// Say what this host can do, and what is missing
     Doctor,
     /// Show what the kernel says of a machine's processes, beside their policies
@@ -33,6 +40,8 @@ Examples:
   crumble run host -- uname -a                 the host's own programs, in a guest
   crumble run --share .:/src --workdir /src host -- make test
   crumble run -it busybox                      a shell
+  crumble run --init systemd debian-systemd -- systemctl is-system-running --wait
+  crumble run alpine -- cat /etc/os-release    an image of a registry, fetched if it is not here
   crumble run --cpus 4 --memory 2G ./rootfs -- /bin/app
   crumble run -p 8080:80 host -- python3 -m http.server 80
   crumble run --network user,deny=10.0.0.0/8 host -- curl https://example.org
@@ -93,6 +102,17 @@ pub(crate) struct Run {
     #[arg(short, long, value_name = "USER[:GROUP]")]
     pub(crate) user: Option<String>,
 
+    /// Start the image's own init as process 1: systemd, or an absolute path
+    #[arg(long, value_name = "INIT")]
+    pub(crate) init: Option<Init>,
+
+    /// Run this instead of the image's entry point
+    #[arg(long, value_name = "PROGRAM")]
+    pub(crate) entrypoint: Option<OsString>,
+
+    #[command(flatten)]
+    pub(crate) pull: PullOptions,
+
     /// Host name of the guest
     #[arg(long, value_name = "NAME")]
     pub(crate) hostname: Option<Hostname>,
@@ -137,12 +157,233 @@ pub(crate) struct Run {
     #[arg(long)]
     pub(crate) stats: bool,
 
-    /// host, busybox, or a directory (with a leading / or ./)
+    /// host, busybox, a directory (with a leading / or ./), a name as in debian:bookworm, oci:DIR,
+    /// oci-archive:FILE or docker-archive:FILE
     pub(crate) image: Image,
 
-    /// The command and its arguments; a shell if there is none
+    /// The command and its arguments; the image's, or a shell, if there is none
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     pub(crate) command: Vec<OsString>,
+}
+
+/// Which image of a name, and when to fetch it.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct PullOptions {
+    /// When to ask the registry for the image: missing, always or never
+    #[arg(long = "pull", value_name = "WHEN", default_value = "missing")]
+    pub(crate) policy: When,
+
+    #[command(flatten)]
+    pub(crate) machine: For,
+}
+
+/// The machine that an image is for.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct For {
+    /// The machine that the image is for, as in linux/arm64; this host's if it is not given
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    platform: Option<Platform>,
+}
+
+impl For {
+    pub(crate) fn platform(&self) -> Platform {
+        self.platform.clone().unwrap_or_else(Platform::of_host)
+    }
+}
+
+impl PullOptions {
+    pub(crate) fn pull(&self) -> Pull {
+        Pull {
+            platform: self.machine.platform(),
+            policy: match self.policy {
+                When::Missing => Policy::Missing,
+                When::Always => Policy::Always,
+                When::Never => Policy::Never,
+            },
+        }
+    }
+}
+
+/// When to ask the registry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum When {
+    /// If the image is not here
+    Missing,
+    /// Each time
+    Always,
+    /// Not at all
+    Never,
+}
+
+const BUILD_HELP: &str = "\
+Examples:
+  crumble build -t demo .                      Dockerfile in this directory
+  crumble build -t demo -f other/Dockerfile --build-arg VERSION=3 src
+  crumble run demo
+  crumble image push demo registry.example.org/demo:1
+
+Each RUN is a command in a machine of its own; COPY and ADD need none. What an instruction made is
+used again as long as it, the files that it copies and all before it are the same. What commands print
+goes to standard error, the digest of the image to standard output.
+
+RUN --mount takes type=cache, and type=secret for files in /run/secrets and variables.";
+
+/// What to build.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = BUILD_HELP)]
+pub(crate) struct Build {
+    /// What to call the image
+    #[arg(short, long, value_name = "NAME")]
+    pub(crate) tag: Reference,
+
+    /// The Dockerfile; the one in CONTEXT if it is not given
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+
+    /// A value for an ARG, or with K alone the caller's variable
+    #[arg(long = "build-arg", value_name = "K[=V]")]
+    pub(crate) arguments: Vec<OsString>,
+
+    /// Build this stage instead of the last one
+    #[arg(long, value_name = "STAGE")]
+    pub(crate) target: Option<String>,
+
+    /// A file for RUN --mount=type=secret
+    #[arg(long = "secret", value_name = "id=ID,src=FILE", value_parser = secret)]
+    pub(crate) secrets: Vec<(String, PathBuf)>,
+
+    /// Do everything again
+    #[arg(long)]
+    pub(crate) no_cache: bool,
+
+    /// Number of virtual CPUs of the machines that commands run in
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub(crate) cpus: Cpus,
+
+    /// Memory of those machines, as in 512M or 2G
+    #[arg(short, long, value_name = "SIZE", default_value = "512M")]
+    pub(crate) memory: Memory,
+
+    #[command(flatten)]
+    pub(crate) pull: PullOptions,
+
+    /// The directory that COPY and ADD take files from
+    pub(crate) context: PathBuf,
+}
+
+/// `id=ID,src=FILE`, as docker has it.
+fn secret(text: &str) -> Result<(String, PathBuf), String> {
+    let field = |names: &[&str]| {
+        let mut fields = text.split(',').filter_map(|field| field.split_once('='));
+        fields
+            .find(|(name, _)| names.contains(name))
+            .map(|(_, value)| value)
+    };
+    match (field(&["id"]), field(&["src", "source"])) {
+        (Some(id), Some(source)) => Ok((id.to_owned(), source.into())),
+        _ => Err("write id=ID,src=FILE".to_owned()),
+    }
+}
+
+const IMAGE_HELP: &str = "\
+Examples:
+  crumble image pull debian:bookworm           fetch, or fetch again
+  crumble image ls
+  crumble image save debian:bookworm -o debian.tar
+  crumble image import docker-archive:image.tar mine:1
+  crumble image push mine:1 localhost:5000/mine:1
+  crumble image prune                          remove what no name leads to
+
+Names are those of docker and podman: alpine is docker.io/library/alpine:latest. Who you are to a
+registry is taken from ~/.docker/config.json, as `docker login` and `podman login` write it, and its
+credential helpers. Mirrors, and registries without TLS, are named in
+~/.config/crumble/registries.toml:
+  [[registry]]
+  name = \"docker.io\"
+  mirrors = [\"mirror.example.org/hub\"]
+  [[registry]]
+  name = \"registry.internal:5000\"
+  insecure = true";
+
+/// What to do with images.
+#[derive(Debug, Subcommand)]
+#[command(after_help = IMAGE_HELP)]
+pub(crate) enum Images {
+    /// List the images that are here
+    Ls {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Fetch an image from its registry
+    Pull {
+        /// Its name
+        name: Reference,
+        #[command(flatten)]
+        machine: For,
+    },
+    /// Send an image to a registry
+    Push {
+        /// Its name here
+        name: Reference,
+        /// Where to; by its own name if it is not given
+        target: Option<Reference>,
+        #[command(flatten)]
+        machine: For,
+    },
+    /// Take an image from oci:DIR, oci-archive:FILE or docker-archive:FILE
+    Import {
+        /// Where it is
+        source: Image,
+        /// What to call it; what it is called there if that is not given
+        name: Option<Reference>,
+        #[command(flatten)]
+        machine: For,
+    },
+    /// Write an image to an archive
+    Save {
+        /// Its name
+        name: String,
+        /// The file; standard output if it is not given
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+        /// What kind of archive
+        #[arg(long, value_name = "FORMAT", default_value = "oci")]
+        format: SaveFormat,
+        #[command(flatten)]
+        machine: For,
+    },
+    /// Give an image another name as well
+    Tag {
+        /// Its name
+        name: String,
+        /// The other one
+        new: Reference,
+    },
+    /// Print the manifest and the configuration of an image, as JSON
+    Inspect {
+        /// Its name
+        name: String,
+        #[command(flatten)]
+        machine: For,
+    },
+    /// Forget names of images; what they lead to stays until `crumble image prune`
+    Rm {
+        /// Their names
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+    /// Remove what no name leads to, and what was fetched in part
+    Prune,
+}
+
+/// Kinds of archives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SaveFormat {
+    /// An OCI layout, as skopeo and podman read it
+    Oci,
+    /// What `docker load` reads
+    Docker,
 }
 
 const INSPECT_HELP: &str = "\

@@ -8,7 +8,10 @@
 )]
 
 mod arguments;
+mod bars;
+mod build;
 mod doctor;
+mod images;
 mod inspection;
 mod measure;
 mod network;
@@ -26,6 +29,8 @@ use arguments::{Arguments, Verb};
 fn main() -> ExitCode {
     let done = match Arguments::parse().verb {
         Verb::Run(run) => run::run(*run),
+        Verb::Build(options) => build::build(&options),
+        Verb::Image(verb) => images::images(verb),
         Verb::Doctor => Ok(doctor::doctor()),
         Verb::Inspect(options) => inspection::inspect(&options),
         Verb::Network(verb) => network::network(&verb),

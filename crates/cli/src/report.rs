@@ -1,6 +1,6 @@
 //! Failures and how they end the process.
 
-use std::{error::Error, io::IsTerminal, iter, process::ExitCode};
+use std::{error::Error, io::IsTerminal, iter, path::PathBuf, process::ExitCode};
 
 use nix::sys::signal::Signal;
 
@@ -45,6 +45,20 @@ pub(crate) enum Failure {
     /// The thread that ran the machine panicked, and has said why.
     #[error("the machine's thread ended unexpectedly")]
     Worker,
+    /// The store of images, or a registry.
+    #[error(transparent)]
+    Image(Box<crumble::image::Error>),
+    /// A file that is to be written.
+    #[error("cannot make the file {}", path.display())]
+    Create {
+        /// Its path.
+        path: PathBuf,
+        /// The reason.
+        source: std::io::Error,
+    },
+    /// An archive that would be shown.
+    #[error("an archive is nothing to look at: name a file with -o, or redirect the output")]
+    ArchiveToTerminal,
     /// The system refused something.
     #[error("cannot {what}")]
     System {
@@ -53,6 +67,12 @@ pub(crate) enum Failure {
         /// The reason.
         source: std::io::Error,
     },
+}
+
+impl From<crumble::image::Error> for Failure {
+    fn from(error: crumble::image::Error) -> Self {
+        Self::Image(Box::new(error))
+    }
 }
 
 impl Failure {
@@ -81,6 +101,9 @@ impl Failure {
             | Self::NoUser(_)
             | Self::Inspect(_)
             | Self::NoTerminal
+            | Self::Image(_)
+            | Self::Create { .. }
+            | Self::ArchiveToTerminal
             | Self::Worker
             | Self::System { .. } => code::MACHINE,
         }
@@ -90,6 +113,7 @@ impl Failure {
 pub(crate) const RED: u8 = 31;
 pub(crate) const GREEN: u8 = 32;
 pub(crate) const YELLOW: u8 = 33;
+pub(crate) const BLUE: u8 = 34;
 
 /// `text` in a colour if standard error is a terminal that wants it.
 pub(crate) fn paint(text: &str, colour: u8) -> String {

@@ -17,6 +17,7 @@ use signal_hook::consts::SIGWINCH;
 
 use crate::{
     arguments::Run,
+    bars::Bars,
     measure,
     report::{Failure, YELLOW, paint, signal_code, signal_name, status_code},
     signals,
@@ -114,6 +115,8 @@ fn start(options: &Run) -> Result<Machine, Failure> {
         .cpus(options.cpus)
         .memory(options.memory)
         .network(options.network.clone())
+        .pull(options.pull.pull())
+        .fetching(Bars::new())
         .progress({
             let spinner = spinner.clone();
             move |text| progress(&spinner, text)
@@ -132,6 +135,9 @@ fn start(options: &Run) -> Result<Machine, Failure> {
     }
     if let Some(hostname) = &options.hostname {
         builder = builder.hostname(hostname.clone());
+    }
+    if let Some(init) = &options.init {
+        builder = builder.init(init.clone());
     }
     if options.console {
         builder = builder.console(io::stderr());
@@ -164,15 +170,14 @@ fn progress(spinner: &ProgressBar, text: &str) {
 }
 
 fn command<'m>(options: &Run, size: Option<Size>, machine: &'m Machine) -> Command<'m> {
-    let shell = [OsString::from("sh")];
-    let words = if options.command.is_empty() {
-        &shell[..]
-    } else {
-        &options.command
+    let mut command = match &options.entrypoint {
+        Some(program) => {
+            let mut command = machine.command(program);
+            command.args(&options.command);
+            command
+        }
+        None => machine.main(&options.command),
     };
-    let (program, arguments) = words.split_first().unwrap_or((&shell[0], &[]));
-    let mut command = machine.command(program);
-    command.args(arguments);
     for variable in &options.env {
         if let Some((key, value)) = variable_of(variable) {
             command.env(key, value);
@@ -197,7 +202,7 @@ fn command<'m>(options: &Run, size: Option<Size>, machine: &'m Machine) -> Comma
 }
 
 /// `K=V`, or the caller's own value of `K`, if it has one.
-fn variable_of(text: &OsStr) -> Option<(OsString, OsString)> {
+pub(crate) fn variable_of(text: &OsStr) -> Option<(OsString, OsString)> {
     let bytes = text.as_bytes();
     match bytes.iter().position(|byte| *byte == b'=') {
         Some(at) => {

@@ -3,19 +3,23 @@
 use std::{
     fs::{File, OpenOptions},
     io::{self, Write},
-    os::{fd::OwnedFd, unix::fs::OpenOptionsExt},
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::fs::OpenOptionsExt,
+    },
     path::{Path, PathBuf},
 };
 
+use image::Pull;
 use kernel::{Cache, Kernel, Source};
 use nix::{fcntl::OFlag, sys::memfd::MFdFlags};
 use supervisor::{Device, Plan, Programs};
 use wire::{
-    agent::{READY_PORT, Root, Setup, VERSION},
+    agent::{Lower, READY_PORT, Root, Setup, Upper, VERSION},
     fs,
 };
 
-use crate::{Error, Image, MachineSpec, Published, busybox, host, network};
+use crate::{Error, Image, Images, MachineSpec, Published, busybox, host, images, network};
 
 /// What the kernel is told. The serial port is there for its last words, so it says nothing else;
 /// a panic ends the machine at once; there is nothing to probe for that the machine does not have.
@@ -41,11 +45,19 @@ pub(crate) struct Extras {
     pub(crate) programs: Option<PathBuf>,
     /// Where packets are written as well.
     pub(crate) pcap: Option<PathBuf>,
+    /// Unpacked layers that the root is made from instead of the image, the lowest first.
+    pub(crate) layers: Option<Vec<PathBuf>>,
+    /// Which image of a name, and when to fetch it.
+    pub(crate) pull: Pull,
+    /// Is told how fetching an image goes.
+    pub(crate) fetching: Box<dyn image::Progress>,
 }
 
 /// A machine that can be started.
 pub(crate) struct Assembled {
     pub(crate) plan: Plan,
+    /// How the image is to be run.
+    pub(crate) config: image::Config,
     /// The ports that lead to the guest.
     pub(crate) published: Vec<Published>,
     /// What the caller should know, a sentence each.
@@ -61,10 +73,21 @@ pub(crate) fn assemble(
     spec.check()?;
     let kvm = host::open_kvm()?;
     host::check_memory(spec.memory)?;
-    let programs = extras.programs.map_or_else(own_directory, Ok)?;
-    let programs = Programs::in_directory(programs);
+    let directory = extras.programs.map_or_else(own_directory, Ok)?;
+    let programs = Programs::in_directory(directory.clone());
     let cache = Cache::of_user().map_err(Error::Kernel)?;
-    let (mut setup, mut devices) = file_systems(spec, &cache)?;
+    let root = match (&spec.image, &extras.layers) {
+        (_, Some(layers)) => layers_root(
+            layers.iter().map(PathBuf::as_path),
+            image::Config::default(),
+        )?,
+        (Image::Host | Image::Busybox | Image::Directory(_), None) => {
+            directory_root(&spec.image, &cache)?
+        }
+        (image, None) => image_root(image, directory, &extras.pull, &*extras.fetching)?,
+    };
+    let config = root.config.clone();
+    let (mut setup, mut devices) = file_systems(spec, root)?;
     let pcap = extras.pcap.as_deref().map(create).transpose()?;
     let network = network::connect(spec, pcap)?;
     setup.network = network.guest;
@@ -93,6 +116,7 @@ pub(crate) fn assemble(
     };
     Ok(Assembled {
         plan,
+        config,
         published: network.published,
         warnings: network.warnings,
     })
@@ -107,16 +131,56 @@ pub(crate) fn own_directory() -> Result<PathBuf, Error> {
     Ok(program.parent().unwrap_or(Path::new("/")).to_owned())
 }
 
-/// What the agent mounts, and the devices that serve it.
-fn file_systems(spec: &MachineSpec, cache: &Cache) -> Result<(Setup, Vec<Device>), Error> {
-    let (root, caching) = match &spec.image {
-        Image::Host => (PathBuf::from("/"), fs::Cache::Auto),
+/// What a root is made from.
+struct RootParts {
+    lower: Lower,
+    device: Device,
+    config: image::Config,
+}
+
+fn directory_root(image: &Image, cache: &Cache) -> Result<RootParts, Error> {
+    let (root, caching) = match image {
         // Nobody changes it once it is there.
         Image::Busybox => (busybox::root(cache.root())?, fs::Cache::Always),
         Image::Directory(path) => (path.clone(), fs::Cache::Auto),
-        other => return Err(Error::UnsupportedImage(other.clone())),
+        _ => (PathBuf::from("/"), fs::Cache::Auto),
     };
-    let mut devices = vec![fs_device(ROOT_TAG, &root, true, caching)?];
+    Ok(RootParts {
+        lower: Lower::Tag(ROOT_TAG.to_owned()),
+        device: fs_device(ROOT_TAG, &root, true, caching)?,
+        config: image::Config::default(),
+    })
+}
+
+fn image_root(
+    image: &Image,
+    programs: PathBuf,
+    pull: &Pull,
+    progress: &dyn image::Progress,
+) -> Result<RootParts, Error> {
+    let stored = Images::with_programs(programs)?.get(image, pull, progress)?;
+    let mut config = stored.config().clone();
+    if config.working_dir.is_empty() {
+        config.working_dir = "/".to_owned();
+    }
+    layers_root(stored.layers(), config)
+}
+
+fn layers_root<'p>(
+    layers: impl IntoIterator<Item = &'p Path>,
+    config: image::Config,
+) -> Result<RootParts, Error> {
+    let (device, lower) = images::disk(layers)?;
+    Ok(RootParts {
+        lower,
+        device,
+        config,
+    })
+}
+
+/// What the agent mounts, and the devices that serve it.
+fn file_systems(spec: &MachineSpec, root: RootParts) -> Result<(Setup, Vec<Device>), Error> {
+    let mut devices = vec![root.device];
     let mut shares = Vec::new();
     for (index, share) in spec.shares.iter().enumerate() {
         let tag = format!("share{index}");
@@ -135,12 +199,23 @@ fn file_systems(spec: &MachineSpec, cache: &Cache) -> Result<(Setup, Vec<Device>
     let setup = Setup {
         version: VERSION,
         hostname: spec.hostname.as_str().to_owned(),
-        root: Root::discarding(ROOT_TAG),
-        directories: Vec::new(),
+        root: Root::Overlay {
+            lower: root.lower,
+            upper: Upper::Memory,
+        },
+        directories: directories(&root.config),
         shares,
         network: None,
+        init: spec.init.as_ref().map(ToString::to_string),
     };
     Ok((setup, devices))
+}
+
+/// What an image needs beside what is in its layers.
+fn directories(config: &image::Config) -> Vec<String> {
+    let named = config.volumes.iter().chain([&config.working_dir]);
+    let absolute = named.filter(|path| path.starts_with('/'));
+    absolute.cloned().collect()
 }
 
 fn fs_device(
@@ -192,7 +267,8 @@ fn resolve(
     kernel::resolve(&source, cache, progress).map_err(Error::Kernel)
 }
 
-/// The part that all machines with this kernel and a network, or none, share, then what is this machine's own.
+/// The part that all machines with this kernel and devices of the same kinds share, then what is this
+/// machine's own.
 fn initramfs(
     kernel: &Kernel,
     programs: &Programs,
@@ -203,6 +279,13 @@ fn initramfs(
     let mut modules = kernel::MACHINE_MODULES.to_vec();
     if setup.network.is_some() {
         modules.extend(kernel::NETWORK_MODULES);
+    }
+    if let Root::Overlay {
+        lower: Lower::Layers { .. },
+        ..
+    } = &setup.root
+    {
+        modules.extend(kernel::IMAGE_MODULES);
     }
     let shared = kernel::initramfs(kernel, &agent, &modules, cache).map_err(Error::Kernel)?;
     let own = kernel::setup_archive(setup).map_err(Error::Kernel)?;
@@ -225,12 +308,14 @@ fn create(path: &Path) -> Result<OwnedFd, Error> {
     Ok(file.into())
 }
 
-fn in_memory(bytes: &[u8]) -> Result<OwnedFd, Error> {
+/// A file without a name that has these bytes, open for reading.
+pub(crate) fn in_memory(bytes: &[u8]) -> Result<OwnedFd, Error> {
     let made = nix::sys::memfd::memfd_create("crumble-setup", MFdFlags::MFD_CLOEXEC);
     let write = |fd: OwnedFd| {
         let mut file = File::from(fd);
         file.write_all(bytes)?;
-        Ok::<OwnedFd, io::Error>(file.into())
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        Ok::<OwnedFd, io::Error>(File::open(path)?.into())
     };
     made.map_err(io::Error::from)
         .and_then(write)

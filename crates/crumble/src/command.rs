@@ -1,7 +1,7 @@
 //! Commands in a machine, shaped like [`std::process`].
 
 use std::{
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     fmt,
     io::{self, Read},
     os::unix::{ffi::OsStrExt, net::UnixStream},
@@ -24,14 +24,48 @@ pub struct Command<'m> {
 }
 
 impl<'m> Command<'m> {
+    /// A command with the environment, the user and the directory that the machine's image has.
     pub(crate) fn new(machine: &'m Machine, program: &OsStr) -> Self {
-        Self {
+        let mut command = Self {
             machine,
             exec: agent_client::Exec::new(program.as_bytes()),
             stdin: None,
             stdout: None,
             stderr: None,
+        };
+        let config = machine.config();
+        for line in &config.env {
+            command.variable(line);
         }
+        if !config.user.is_empty() {
+            command.user(&config.user);
+        }
+        if !config.working_dir.is_empty() {
+            command.current_dir(&config.working_dir);
+        }
+        command
+    }
+
+    /// The image's own.
+    pub(crate) fn of_image(
+        machine: &'m Machine,
+        arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
+    ) -> Self {
+        let config = machine.config();
+        let owned = |word: &String| OsString::from(word);
+        let mut words: Vec<OsString> = config.entrypoint.iter().map(owned).collect();
+        let given = arguments.into_iter().map(|word| word.as_ref().to_owned());
+        let given: Vec<OsString> = given.collect();
+        if given.is_empty() {
+            words.extend(config.cmd.iter().map(owned));
+        } else {
+            words.extend(given);
+        }
+        let mut words = words.into_iter();
+        let program = words.next().unwrap_or_else(|| "sh".into());
+        let mut command = Self::new(machine, &program);
+        command.args(words);
+        command
     }
 
     /// Adds an argument.
@@ -48,21 +82,30 @@ impl<'m> Command<'m> {
         self
     }
 
-    /// Sets a variable of its environment. Without any, it has the agent's: `PATH`, `HOME`,
-    /// `USER`, and `TERM` on a terminal. The caller's own environment is not passed on.
+    /// Sets a variable of its environment. Without any, it has the image's, and the agent's:
+    /// `PATH`, `HOME`, `USER`, and `TERM` on a terminal. The caller's own environment is not passed
+    /// on.
     pub fn env(&mut self, key: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> &mut Self {
         self.exec
             .env(key.as_ref().as_bytes(), value.as_ref().as_bytes());
         self
     }
 
-    /// Sets its working directory; without, it is the user's home.
+    /// The same, from `NAME=VALUE`; anything else is nothing.
+    pub(crate) fn variable(&mut self, line: &str) {
+        if let Some((key, value)) = line.split_once('=') {
+            self.env(key, value);
+        }
+    }
+
+    /// Sets its working directory; without, it is the image's, or the user's home.
     pub fn current_dir(&mut self, directory: impl AsRef<OsStr>) -> &mut Self {
         self.exec.cwd(directory.as_ref().as_bytes());
         self
     }
 
-    /// Runs it as `USER[:GROUP]`, names of the guest or numbers; root if this is not called.
+    /// Runs it as `USER[:GROUP]`, names of the guest or numbers; as the image's user, or root, if
+    /// this is not called.
     pub fn user(&mut self, user: &str) -> &mut Self {
         self.exec.user(user);
         self

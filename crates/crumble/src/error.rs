@@ -10,9 +10,15 @@ pub enum Error {
     /// The description of the machine makes no sense.
     #[error(transparent)]
     Spec(#[from] spec::Error),
-    /// An image of a kind that machines are not made from yet.
-    #[error("{0} cannot be run yet: give host, busybox or a directory")]
-    UnsupportedImage(spec::Image),
+    /// An image cannot be had.
+    #[error(transparent)]
+    Image(Box<image::Error>),
+    /// A Dockerfile could not be built.
+    #[error(transparent)]
+    Build(Box<build::Error>),
+    /// The layers of an image are no disk.
+    #[error("this image cannot be run")]
+    Layers(#[from] crate::partitions::Error),
     /// This host cannot run machines.
     #[error(transparent)]
     Kvm(#[from] crate::host::KvmError),
@@ -159,5 +165,17 @@ impl Error {
             Self::Agent(agent_client::Error::Refused { kind, .. }) => Some(*kind),
             _ => None,
         }
+    }
+}
+
+impl From<image::Error> for Error {
+    fn from(error: image::Error) -> Self {
+        Self::Image(Box::new(error))
+    }
+}
+
+impl From<build::Error> for Error {
+    fn from(error: build::Error) -> Self {
+        Self::Build(Box::new(error))
     }
 }

@@ -249,7 +249,7 @@ fn user() -> Finding {
 }
 
 fn programs() -> Finding {
-    const PROGRAMS: [&str; 7] = [
+    const PROGRAMS: [&str; 8] = [
         "crumble-vmm",
         "crumble-dev-fs",
         "crumble-dev-vsock",

@@ -57,8 +57,10 @@
 mod assemble;
 mod busybox;
 mod command;
+mod dockerfile;
 mod error;
 pub mod host;
+mod images;
 mod machine;
 mod net;
 mod network;
@@ -68,8 +70,15 @@ mod stdio;
 pub mod tap;
 
 pub use agent_client::{Error as AgentError, FailureKind, Remote, Size};
+/// Dockerfiles.
+pub use build;
 pub use command::{Child, Command, ExitStatus, Output};
+pub use dockerfile::BuildOptions;
 pub use error::Error;
+/// Images, and the store that they are kept in.
+pub use image;
+pub use image::Pull;
+pub use images::Images;
 pub use machine::{Builder, Machine};
 pub use net::Listener;
 pub use network::Published;
@@ -77,8 +86,8 @@ pub use network::Published;
 #[doc(hidden)]
 pub use network::{Connected, connect, tap::open as open_tap};
 pub use spec::{
-    Cpus, Hostname, Image, Interface, InterfaceAddress, Link, MachineSpec, Memory, Network,
-    Publish, Rate, Rule, Share, Tap, User,
+    Cpus, Hostname, Image, Init, Interface, InterfaceAddress, Link, MachineSpec, Memory, Network,
+    Publish, Rate, Reference, Rule, Share, Tap, User,
 };
 pub use stdio::Stdio;
 pub use supervisor::{ProcessInfo, Timings};

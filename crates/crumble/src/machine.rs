@@ -13,8 +13,8 @@ use std::{
 use agent_client::{Client, Shutdown};
 
 use crate::{
-    Command, Cpus, End, Error, Hostname, Image, Listener, MachineSpec, Memory, Network,
-    ProcessInfo, Publish, Published, Share, Stats, Timings,
+    Command, Cpus, End, Error, Hostname, Image, Init, Listener, MachineSpec, Memory, Network,
+    ProcessInfo, Publish, Published, Pull, Share, Stats, Timings,
     assemble::{Extras, assemble},
     net,
 };
@@ -25,6 +25,9 @@ const BOOT_LIMIT: Duration = Duration::from_secs(60);
 
 /// How long a guest has to stop its processes and sync when it is asked to end.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(15);
+
+/// The same where the image's own init does it, as long as systemd waits for a service.
+const INIT_SHUTDOWN_LIMIT: Duration = Duration::from_secs(90);
 
 /// The description of a machine, being put together.
 pub struct Builder {
@@ -116,6 +119,14 @@ impl Builder {
         self
     }
 
+    /// Makes the image's own init process 1, as a whole system has it. Commands run beside what it
+    /// starts, and do not wait for that. [`Machine::shutdown`] asks it to end the machine.
+    #[must_use]
+    pub fn init(mut self, init: Init) -> Self {
+        self.spec.init = Some(init);
+        self
+    }
+
     /// Where the guest's serial console goes.
     #[must_use]
     pub fn console(mut self, sink: impl Write + Send + 'static) -> Self {
@@ -134,6 +145,27 @@ impl Builder {
     #[must_use]
     pub fn boot_limit(mut self, limit: Duration) -> Self {
         self.boot_limit = limit;
+        self
+    }
+
+    /// Makes the root of unpacked layers, the lowest first, instead of an image.
+    pub(crate) fn layers(mut self, layers: Vec<PathBuf>) -> Self {
+        self.extras.layers = Some(layers);
+        self
+    }
+
+    /// Which image of a name, and when to ask the registry for it: for this host's CPU, and if it
+    /// is not here yet, if this is not called.
+    #[must_use]
+    pub fn pull(mut self, pull: Pull) -> Self {
+        self.extras.pull = pull;
+        self
+    }
+
+    /// Is told how fetching and unpacking an image goes.
+    #[must_use]
+    pub fn fetching(mut self, progress: impl image::Progress + 'static) -> Self {
+        self.extras.fetching = Box::new(progress);
         self
     }
 
@@ -171,6 +203,12 @@ impl Builder {
             agent,
             inner,
             prepared,
+            patience: if spec.init.is_some() {
+                INIT_SHUTDOWN_LIMIT
+            } else {
+                SHUTDOWN_LIMIT
+            },
+            config: Box::new(assembled.config),
             published: assembled.published,
             warnings: assembled.warnings,
         })
@@ -184,6 +222,9 @@ pub struct Machine {
     agent: Client,
     inner: Arc<supervisor::Machine>,
     prepared: Duration,
+    /// How long it may take to end.
+    patience: Duration,
+    config: Box<image::Config>,
     published: Vec<Published>,
     warnings: Vec<String>,
 }
@@ -198,6 +239,9 @@ impl Machine {
                 console: None,
                 programs: None,
                 pcap: None,
+                layers: None,
+                pull: Pull::default(),
+                fetching: Box::new(()),
             },
             boot_limit: BOOT_LIMIT,
             progress: Box::new(|_| {}),
@@ -207,6 +251,27 @@ impl Machine {
     /// A command to be run in this machine.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command<'_> {
         Command::new(self, program.as_ref())
+    }
+
+    /// The image's own command: its entry point, then `arguments`, or the image's if there are none;
+    /// a shell if that is nothing.
+    pub fn main(&self, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command<'_> {
+        Command::of_image(self, arguments)
+    }
+
+    /// How the image says that it is to be run; empty for `host`, `busybox` and directories.
+    #[must_use]
+    pub fn config(&self) -> &image::Config {
+        &self.config
+    }
+
+    /// Writes what the guest has changed of its root to `to`, as a layer of an image that is not
+    /// compressed.
+    ///
+    /// # Errors
+    /// If the machine has ended, or `to` cannot be written.
+    pub fn changes(&self, to: impl Write) -> Result<(), Error> {
+        Ok(self.agent.changes(to)?)
     }
 
     /// Connects to what listens on a TCP port of the guest's loopback addresses, as
@@ -267,13 +332,14 @@ impl Machine {
     }
 
     /// Asks the guest to end, and waits for it: it stops its processes, syncs its file systems
-    /// and powers off. If it has not within 15 seconds it is [`End::Killed`].
+    /// and powers off. If it has not within 15 seconds, or 90 with an init of its own, it is
+    /// [`End::Killed`].
     ///
     /// # Errors
     /// If the guest does not answer, or the machine ended otherwise.
     pub fn shutdown(&self) -> Result<End, Error> {
         self.agent.shutdown(Shutdown::PowerOff, SHUTDOWN_LIMIT)?;
-        match self.inner.wait_timeout(SHUTDOWN_LIMIT) {
+        match self.inner.wait_timeout(self.patience) {
             Some(end) => Ok(end?),
             None => {
                 self.inner.kill();

@@ -180,6 +180,19 @@ impl Store {
         self.root.join("blobs").join("sha256").join(digest.hex())
     }
 
+    /// The file that a layer is unpacked to. It is there as long as an image with the layer is, or
+    /// a [`Hold`].
+    #[must_use]
+    pub fn unpacked(&self, layer: &Layer) -> PathBuf {
+        self.layer_path(layer.diff_id)
+    }
+
+    /// Whether a layer is here, as it came and unpacked.
+    #[must_use]
+    pub fn has(&self, layer: &Layer) -> bool {
+        self.blob_path(layer.blob.digest).exists() && self.layer_path(layer.diff_id).exists()
+    }
+
     fn layer_path(&self, diff_id: Digest) -> PathBuf {
         self.root.join("layers").join("sha256").join(diff_id.hex())
     }

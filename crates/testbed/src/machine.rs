@@ -287,11 +287,11 @@ fn prepare(design: &Design<'_>) -> Result<(PathBuf, String, PathBuf)> {
     let setup = Setup {
         version: VERSION,
         hostname: design.name.to_owned(),
-        root: Root::Overlay {
-            tag: ROOT_TAG.to_owned(),
-        },
+        root: Root::discarding(ROOT_TAG),
+        directories: Vec::new(),
         shares: shares.collect(),
         network: design.network.cloned(),
+        init: None,
     };
     let mut archive = fs::read(&base).map_err(file("read", &base))?;
     archive.extend(kernel::setup_archive(&setup)?);

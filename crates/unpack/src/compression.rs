@@ -15,7 +15,7 @@ const BUFFER: usize = 128 << 10;
 /// The archive in a layer.
 pub(crate) enum Decoder<R> {
     Plain(R),
-    Gzip(MultiGzDecoder<BufReader<R>>),
+    Gzip(Box<MultiGzDecoder<BufReader<R>>>),
     Zstd(Box<Frames<BufReader<R>>>),
 }
 
@@ -25,7 +25,7 @@ impl<R: Read> Decoder<R> {
             Compression::None => Self::Plain(layer),
             Compression::Gzip => {
                 let layer = BufReader::with_capacity(BUFFER, layer);
-                Self::Gzip(MultiGzDecoder::new(layer))
+                Self::Gzip(Box::new(MultiGzDecoder::new(layer)))
             }
             Compression::Zstd => {
                 let layer = BufReader::with_capacity(BUFFER, layer);

@@ -115,7 +115,10 @@ pub(crate) const HOUSE: &[Row] = &[
         3,
         &[
             "agent-client",
+            "build",
+            "erofs",
             "hv-kvm",
+            "image",
             "jailer",
             "kernel",
             "spec",

@@ -1,0 +1,149 @@
+//! `crumble image`.
+
+use std::{
+    fs::File,
+    io::{self, IsTerminal, Write},
+    path::Path,
+    process::ExitCode,
+};
+
+use crumble::image::{Format, Platform, Policy, Pull, Summary};
+use serde_json::{Value, json};
+
+use crate::{
+    arguments::{Images as Verb, SaveFormat},
+    bars::Bars,
+    report::Failure,
+};
+
+/// Does what was asked for.
+pub(crate) fn images(verb: Verb) -> Result<ExitCode, Failure> {
+    let images = crumble::Images::of_user()?;
+    let store = images.store();
+    let bars = Bars::new();
+    match verb {
+        Verb::Ls { json } => list(&store.list()?, json)?,
+        Verb::Pull { name, machine } => {
+            let pull = Pull {
+                platform: machine.platform(),
+                policy: Policy::Always,
+            };
+            let image = images.get(&crumble::Image::Registry(name), &pull, &bars)?;
+            say(&image.digest().to_string())?;
+        }
+        Verb::Push {
+            name,
+            target,
+            machine,
+        } => {
+            let target = target.unwrap_or_else(|| name.clone());
+            let digest = store.push(&name.to_string(), &machine.platform(), &target, &bars)?;
+            say(&digest.to_string())?;
+        }
+        Verb::Import {
+            source,
+            name,
+            machine,
+        } => {
+            let unpacker = images.unpacker();
+            let image = store.import(
+                &source,
+                name.as_ref(),
+                &machine.platform(),
+                &unpacker,
+                &bars,
+            )?;
+            say(image.name())?;
+        }
+        Verb::Save {
+            name,
+            output,
+            format,
+            machine,
+        } => {
+            let mut output = target(output.as_deref())?;
+            let format = match format {
+                SaveFormat::Oci => Format::Oci,
+                SaveFormat::Docker => Format::Docker,
+            };
+            store.save(&name, &machine.platform(), format, &mut output)?;
+        }
+        Verb::Tag { name, new } => store.tag(&name, &new)?,
+        Verb::Inspect { name, machine } => inspect(store, &name, &machine.platform())?,
+        Verb::Rm { names } => names.iter().try_for_each(|name| store.remove(name))?,
+        Verb::Prune => {
+            let pruned = store.prune()?;
+            let size = indicatif::HumanBytes(pruned.bytes);
+            eprintln!("crumble: {} files removed, {size}", pruned.files);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Where an archive goes. A terminal is no place for one.
+fn target(path: Option<&Path>) -> Result<Box<dyn Write>, Failure> {
+    match path {
+        Some(path) => {
+            let file = File::create(path).map_err(|source| Failure::Create {
+                path: path.to_owned(),
+                source,
+            })?;
+            Ok(Box::new(file))
+        }
+        None if io::stdout().is_terminal() => Err(Failure::ArchiveToTerminal),
+        None => Ok(Box::new(io::stdout().lock())),
+    }
+}
+
+fn inspect(store: &crumble::image::Store, name: &str, platform: &Platform) -> Result<(), Failure> {
+    let raw = store.inspect(name, platform)?;
+    let parse = |text: &str| serde_json::from_str::<Value>(text).unwrap_or(Value::Null);
+    let document = json!({
+        "manifest": parse(&raw.manifest),
+        "config": parse(&raw.config),
+    });
+    say(&format!("{document:#}"))
+}
+
+fn list(images: &[Summary], json: bool) -> Result<(), Failure> {
+    if json {
+        let all: Vec<Value> = images.iter().map(as_json).collect();
+        return say(&format!("{:#}", Value::from(all)));
+    }
+    if images.is_empty() {
+        eprintln!("crumble: no images; `crumble image pull NAME` fetches one");
+        return Ok(());
+    }
+    let width = images.iter().map(|image| image.name.len()).max();
+    let width = width.unwrap_or(0);
+    say(&format!(
+        "{:width$}  {:12}  {:>11}  PLATFORM",
+        "NAME", "ID", "SIZE"
+    ))?;
+    for image in images {
+        let id: String = image.id.hex().chars().take(12).collect();
+        let size = indicatif::HumanBytes(image.size).to_string();
+        let (name, platform) = (&image.name, &image.platform);
+        say(&format!("{name:width$}  {id:12}  {size:>11}  {platform}"))?;
+    }
+    Ok(())
+}
+
+fn as_json(image: &Summary) -> Value {
+    json!({
+        "name": image.name,
+        "platform": image.platform.to_string(),
+        "digest": image.digest.to_string(),
+        "id": image.id.to_string(),
+        "size": image.size,
+        "created": image.created,
+    })
+}
+
+/// A line on standard output, which may be closed.
+fn say(text: &str) -> Result<(), Failure> {
+    writeln!(io::stdout(), "{text}").map_err(|source| Failure::System {
+        what: "write to standard output",
+        source,
+    })
+}

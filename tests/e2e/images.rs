@@ -1,0 +1,162 @@
+//! Images of the Open Container Initiative as machines.
+
+use std::{fs, process::Command};
+
+use serde_json::json;
+use tar::EntryType;
+
+use crate::{
+    layout::{Layer, Layout},
+    support::{fails, programs, stdout, stdout_of, tests},
+};
+
+tests![
+    an_image_is_run_as_its_configuration_says,
+    arguments_take_the_place_of_the_image_s_command,
+    owners_modes_links_and_devices_are_the_image_s,
+    a_layer_hides_what_it_removes_and_replaces,
+    what_is_written_is_gone_with_the_machine,
+    images_are_listed_and_removed,
+    an_image_for_another_cpu_is_refused,
+    a_layer_that_is_not_what_its_digest_says_is_refused,
+    an_image_that_is_not_there_is_named,
+];
+
+/// Runs a shell's script in an image.
+fn sh(layout: &Layout, script: &str) -> String {
+    stdout(&[
+        "--network",
+        "none",
+        &layout.name(),
+        "--",
+        "sh",
+        "-c",
+        script,
+    ])
+}
+
+/// Runs `crumble image` with these arguments.
+fn image(arguments: &[&str]) -> Command {
+    let mut command = Command::new(programs().join("crumble"));
+    command.arg("image").args(arguments);
+    command
+}
+
+fn an_image_is_run_as_its_configuration_says() {
+    let layout = Layout::new(
+        [Layer::busybox()],
+        &json!({
+            "Entrypoint": ["sh", "-c"],
+            "Cmd": ["echo $GREETING; id -u; pwd; echo $HOME; echo $PATH"],
+            "Env": ["PATH=/bin", "GREETING=hello there"],
+            "User": "somebody",
+            "WorkingDir": "/made/for/it",
+        }),
+    );
+    let text = stdout(&["--network", "none", &layout.name()]);
+    assert_eq!(text, "hello there\n1000\n/made/for/it\n/home\n/bin\n");
+    let arguments = [
+        "--network",
+        "none",
+        "--user",
+        "0",
+        "--env",
+        "GREETING=bye",
+        "--workdir",
+        "/var",
+    ];
+    let text = stdout(&[&arguments[..], &[&layout.name()]].concat());
+    assert_eq!(text, "bye\n0\n/var\n/root\n/bin\n");
+}
+
+fn arguments_take_the_place_of_the_image_s_command() {
+    let config = json!({ "Entrypoint": ["cat"], "Cmd": ["/no/such"] });
+    let layout = Layout::new([Layer::busybox()], &config);
+    let name = layout.name();
+    let text = stdout(&["--network", "none", &name, "--", "/etc/passwd"]);
+    assert!(text.starts_with("root:"), "{text}");
+    let other = ["--network", "none", "--entrypoint", "id", &name, "--", "-u"];
+    assert_eq!(stdout(&other), "0\n");
+}
+
+fn owners_modes_links_and_devices_are_the_image_s() {
+    let layer = Layer::busybox()
+        .entry(EntryType::Regular, "owned", (0o4751, 12345), "", b"content")
+        .entry(EntryType::Link, "other-name", (0, 0), "owned", b"")
+        .entry(EntryType::Char, "null", (0o666, 7), "", b"")
+        .entry(EntryType::Fifo, "fifo", (0o600, 0), "", b"")
+        .symlink("link", "owned");
+    let layout = Layout::new([layer], &json!({}));
+    let text = sh(
+        &layout,
+        "stat -c '%u %g %a %h' owned; cat other-name; echo; stat -c '%F %t %T %u' null; \
+         stat -c %F fifo; cat link; echo > null",
+    );
+    assert_eq!(
+        text,
+        "12345 12345 4751 2\ncontent\ncharacter special file 1 3 7\nfifo\ncontent"
+    );
+}
+
+fn a_layer_hides_what_it_removes_and_replaces() {
+    let base = Layer::busybox()
+        .file("a/kept", 0o644, "base\n")
+        .file("a/removed", 0o644, "base\n")
+        .file("a/replaced", 0o644, "base\n")
+        .file("b/below", 0o644, "base\n")
+        .directory("c", 0o700);
+    let top = Layer::new()
+        .removes("a/removed")
+        .file("a/replaced", 0o644, "top\n")
+        .directory("b", 0o755)
+        .file("b/.wh..wh..opq", 0, "")
+        .file("b/above", 0o644, "top\n")
+        .removes("c");
+    let layout = Layout::new([base, top], &json!({}));
+    let text = sh(&layout, "cd /; ls -d a/* b/* c; cat a/replaced; :");
+    assert_eq!(text, "a/kept\na/replaced\nb/above\ntop\n");
+}
+
+fn what_is_written_is_gone_with_the_machine() {
+    let layout = Layout::new([Layer::busybox()], &json!({}));
+    let script = "test ! -e /new && touch /new /etc/passwd && ls /new";
+    for _ in 0..2 {
+        assert_eq!(sh(&layout, script), "/new\n");
+    }
+}
+
+fn images_are_listed_and_removed() {
+    let layout = Layout::new([Layer::busybox()], &json!({}));
+    stdout_of(image(&["import", &layout.name(), "of-the-tests:1"]));
+    let list = || stdout_of(image(&["ls"]));
+    assert!(list().contains("of-the-tests"), "{}", list());
+    let json = stdout_of(image(&["inspect", "of-the-tests:1"]));
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert!(json.to_string().contains("amd64"), "{json}");
+    stdout_of(image(&["rm", "of-the-tests:1"]));
+    assert!(!list().contains("of-the-tests"), "{}", list());
+    stdout_of(image(&["prune"]));
+}
+
+fn an_image_for_another_cpu_is_refused() {
+    let layout = Layout::of([Layer::busybox()], &json!({}), "riscv64");
+    fails(&[&layout.name(), "--", "true"], 125, &["riscv64"]);
+}
+
+fn a_layer_that_is_not_what_its_digest_says_is_refused() {
+    let layout = Layout::new([Layer::busybox()], &json!({}));
+    let blob = layout.largest_blob();
+    let mut bytes = fs::read(&blob).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&blob, &bytes).unwrap();
+    fails(&[&layout.name(), "--", "true"], 125, &["sha256:"]);
+    bytes.truncate(middle);
+    fs::write(&blob, &bytes).unwrap();
+    fails(&[&layout.name(), "--", "true"], 125, &["sha256:"]);
+}
+
+fn an_image_that_is_not_there_is_named() {
+    fails(&["oci:/no/such", "--", "true"], 125, &["/no/such"]);
+    fails(&["Upper/case", "--", "true"], 2, &["Upper"]);
+}
