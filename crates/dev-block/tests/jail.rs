@@ -268,7 +268,7 @@ fn a_process_that_is_killed_loses_nothing_and_another_one_finishes_its_work() {
             writer.take_all();
         }
         writer.add();
-        let pid = i32::try_from(process.process.pid()).unwrap();
+        let pid = process.process.pid();
         kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
         assert_eq!(process.end().0, Exit::Signal(9));
         writer.take_all();
