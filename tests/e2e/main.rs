@@ -100,7 +100,8 @@ fn here(name: String, test: fn()) -> Body {
 /// A test by this very program, in a box of its own for as long as it takes.
 fn in_a_box(pool: &Pool, name: &str) -> Result<(), Failed> {
     let program = env::current_exe()?;
-    let output = pool.run([program.as_os_str(), "--exact".as_ref(), name.as_ref()])?;
+    let output = pool.run([program.as_os_str(), "--exact".as_ref(), name.as_ref()]);
+    let output = output.map_err(|error| wire::chain(&error))?;
     if output.code == 0 {
         return Ok(());
     }
