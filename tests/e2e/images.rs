@@ -16,6 +16,7 @@ tests![
     owners_modes_links_and_devices_are_the_image_s,
     a_layer_hides_what_it_removes_and_replaces,
     what_is_written_is_gone_with_the_machine,
+    what_is_written_is_kept_under_a_name_and_becomes_an_image,
     images_are_listed_and_removed,
     an_image_for_another_cpu_is_refused,
     a_layer_that_is_not_what_its_digest_says_is_refused,
@@ -123,6 +124,40 @@ fn what_is_written_is_gone_with_the_machine() {
     for _ in 0..2 {
         assert_eq!(sh(&layout, script), "/new\n");
     }
+}
+
+/// Runs any `crumble` command to its end, which has to be a good one.
+fn crumble(arguments: &[&str]) -> String {
+    let mut command = Command::new(programs().join("crumble"));
+    command.args(arguments);
+    stdout_of(command)
+}
+
+fn what_is_written_is_kept_under_a_name_and_becomes_an_image() {
+    let layout = Layout::new([Layer::busybox()], &json!({}));
+    let image = layout.name();
+    let named = ["--network", "none", "--name", "of-the-tests"];
+    let with = |image: &str, script: &str| {
+        let command = [image, "--", "sh", "-c", script];
+        stdout(&[&named[..], &command].concat())
+    };
+    let first = "test ! -e /kept && echo one > /kept && echo two > /etc/passwd && cat /kept";
+    assert_eq!(with(&image, first), "one\n");
+    assert_eq!(with(&image, "cat /kept /etc/passwd"), "one\ntwo\n");
+    let words = ["of-the-tests", "crumble rm"];
+    fails(
+        &[&named[..], &["oci:/another", "--", "true"]].concat(),
+        125,
+        &words,
+    );
+    crumble(&["commit", "of-the-tests", "committed:1"]);
+    let arguments = ["--network", "none", "committed:1", "--", "cat", "/kept"];
+    assert_eq!(stdout(&arguments), "one\n");
+    crumble(&["rm", "of-the-tests"]);
+    let again = [&named[..], &[&image, "--", "sh", "-c", first]].concat();
+    assert_eq!(stdout(&again), "one\n");
+    crumble(&["rm", "of-the-tests"]);
+    crumble(&["image", "rm", "committed:1"]);
 }
 
 fn images_are_listed_and_removed() {

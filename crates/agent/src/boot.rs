@@ -75,8 +75,8 @@ pub fn run() -> ExitCode {
 
 /// What the setup leaves to be done.
 struct Prepared {
-    /// The overlay's upper directory, if the root is one.
-    upper: Option<OwnedFd>,
+    /// The overlay's upper directory, if the root is one, and whether it is kept.
+    upper: Option<(OwnedFd, bool)>,
     /// Who becomes process 1.
     init: Option<String>,
 }
@@ -128,7 +128,13 @@ fn serve(init_at: u64, setup: Result<Prepared>) -> Result<()> {
         ready_at: since_boot(),
     })?;
     let agent = match setup {
-        Ok(Prepared { upper, .. }) => upper.map_or_else(Agent::new, Agent::with_upper),
+        Ok(Prepared { upper, .. }) => upper.map_or_else(Agent::new, |(upper, kept)| {
+            if kept {
+                Agent::with_kept(upper)
+            } else {
+                Agent::with_upper(upper)
+            }
+        }),
         Err(_) => return Ok(()),
     };
     loop {

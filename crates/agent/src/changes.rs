@@ -26,6 +26,9 @@ use tar::{Builder, EntryType, Header};
 const PRIVATE: &str = "trusted.overlay.";
 /// Of these it marks a directory that hides what is below it with this one.
 const OPAQUE: &str = "trusted.overlay.opaque";
+/// What a machine has of its host. It is in no image, whoever wrote it, as with container engines.
+const OF_THE_HOST: [&str; 2] = ["etc/hosts", "etc/resolv.conf"];
+
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE_WHITEOUT: &str = ".wh..wh..opq";
 
@@ -62,7 +65,8 @@ pub(crate) fn write(upper: &Path, baseline: &Baseline, to: impl Write) -> io::Re
     let entries = entries(upper)?;
     let mut wanted = HashSet::new();
     for (path, metadata) in &entries {
-        if !baseline.has(path, metadata) {
+        let of_the_host = OF_THE_HOST.iter().any(|name| *path == upper.join(name));
+        if !baseline.has(path, metadata) && !of_the_host {
             wanted.extend(path.ancestors());
         }
     }

@@ -25,15 +25,18 @@ const UPPER: &str = "/crumble/upper";
 const NONE: Option<&str> = None;
 
 /// Assembles the root and enters it; what the initramfs held is freed. Of an overlay, its upper
-/// directory is returned, which has no path any more.
-pub(crate) fn enter(root: &Root) -> Result<Option<OwnedFd>> {
+/// directory is returned, which has no path any more, and whether it is one that was used before.
+pub(crate) fn enter(root: &Root) -> Result<Option<(OwnedFd, bool)>> {
     let upper = match root {
         Root::Initramfs => return Ok(None),
         Root::Direct { tag } => {
             mount_at(tag, NEW_ROOT, "virtiofs", MsFlags::empty(), "")?;
             None
         }
-        Root::Overlay { lower, upper } => Some(overlay(lower, upper)?),
+        Root::Overlay { lower, upper } => {
+            let kept = matches!(upper, Upper::Disk { .. });
+            Some((overlay(lower, upper)?, kept))
+        }
     };
     // Tagged file systems made by others need not have a /dev.
     let dev = format!("{NEW_ROOT}/dev");

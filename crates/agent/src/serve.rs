@@ -65,6 +65,16 @@ impl Agent {
     #[must_use]
     pub fn with_upper(upper: OwnedFd) -> Self {
         let baseline = Baseline::of(&path(&upper));
+        Self::over(upper, baseline)
+    }
+
+    /// The same, where what is in it already was changed before.
+    #[must_use]
+    pub fn with_kept(upper: OwnedFd) -> Self {
+        Self::over(upper, Baseline::default())
+    }
+
+    fn over(upper: OwnedFd, baseline: Baseline) -> Self {
         Self {
             upper: Some(Arc::new((upper, baseline))),
             ..Self::default()

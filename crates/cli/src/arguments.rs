@@ -4,7 +4,7 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::styling::Styles};
 use crumble::{
-    Cpus, Hostname, Image, Init, Interface, InterfaceAddress, Memory, Network, Publish, Pull,
+    Cpus, Hostname, Image, Init, Interface, InterfaceAddress, Memory, Name, Network, Publish, Pull,
     Reference, Share,
     image::{Platform, Policy},
 };
@@ -23,6 +23,19 @@ pub(crate) enum Verb {
     Run(Box<Run>),
     /// Build an image from a Dockerfile
     Build(Build),
+    /// Make an image of a machine that is kept under a name
+    Commit {
+        /// The machine, which must not run
+        name: Name,
+        /// What to call the image
+        image: Reference,
+    },
+    /// Remove machines that are kept under names, with all that they wrote
+    Rm {
+        /// Their names
+        #[arg(required = true)]
+        names: Vec<Name>,
+    },
     /// Fetch, list, send and remove images
     #[command(subcommand)]
     Image(Images),
@@ -46,7 +59,9 @@ Examples:
   crumble run -p 8080:80 host -- python3 -m http.server 80
   crumble run --network user,deny=10.0.0.0/8 host -- curl https://example.org
 
-The root file system is read-only below: what a command writes to it is gone with the machine.
+The root file system is read-only below: what a command writes to it is gone with the machine, unless
+it has a --name, with which the next one finds it again. `crumble commit NAME IMAGE` makes an image of
+that, `crumble rm NAME` removes it.
 What it writes to a --share without :ro is written to the host.
 
 Networks (--network):
@@ -101,6 +116,10 @@ pub(crate) struct Run {
     /// User and group in the guest, by name or number
     #[arg(short, long, value_name = "USER[:GROUP]")]
     pub(crate) user: Option<String>,
+
+    /// Keep what the guest writes under this name, for the next run with it and the same image
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<Name>,
 
     /// Start the image's own init as process 1: systemd, or an absolute path
     #[arg(long, value_name = "INIT")]

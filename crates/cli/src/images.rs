@@ -1,4 +1,4 @@
-//! `crumble image`.
+//! `crumble image`, and images of machines that are kept.
 
 use std::{
     fs::File,
@@ -7,7 +7,10 @@ use std::{
     process::ExitCode,
 };
 
-use crumble::image::{Format, Platform, Policy, Pull, Summary};
+use crumble::{
+    Name, Reference,
+    image::{Format, Platform, Policy, Pull, Summary},
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -77,6 +80,20 @@ pub(crate) fn images(verb: Verb) -> Result<ExitCode, Failure> {
             eprintln!("crumble: {} files removed, {size}", pruned.files);
         }
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Makes an image of a machine that is kept.
+pub(crate) fn commit(name: &Name, image: &Reference) -> Result<ExitCode, Failure> {
+    let digest = crumble::Images::of_user()?.commit(name, image)?;
+    say(&digest.to_string())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Removes machines that are kept.
+pub(crate) fn forget(names: &[Name]) -> Result<ExitCode, Failure> {
+    let images = crumble::Images::of_user()?;
+    names.iter().try_for_each(|name| images.forget(name))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -30,6 +30,8 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().verb {
         Verb::Run(run) => run::run(*run),
         Verb::Build(options) => build::build(&options),
+        Verb::Commit { name, image } => images::commit(&name, &image),
+        Verb::Rm { names } => images::forget(&names),
         Verb::Image(verb) => images::images(verb),
         Verb::Doctor => Ok(doctor::doctor()),
         Verb::Inspect(options) => inspection::inspect(&options),

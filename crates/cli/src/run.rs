@@ -136,6 +136,9 @@ fn start(options: &Run) -> Result<Machine, Failure> {
     if let Some(hostname) = &options.hostname {
         builder = builder.hostname(hostname.clone());
     }
+    if let Some(name) = &options.name {
+        builder = builder.name(name.clone());
+    }
     if let Some(init) = &options.init {
         builder = builder.init(init.clone());
     }

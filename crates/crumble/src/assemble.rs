@@ -12,14 +12,19 @@ use std::{
 
 use image::Pull;
 use kernel::{Cache, Kernel, Source};
-use nix::{fcntl::OFlag, sys::memfd::MFdFlags};
+use nix::{
+    fcntl::{Flock, OFlag},
+    sys::memfd::MFdFlags,
+};
 use supervisor::{Device, Plan, Programs};
 use wire::{
     agent::{Lower, READY_PORT, Root, Setup, Upper, VERSION},
     fs,
 };
 
-use crate::{Error, Image, Images, MachineSpec, Published, busybox, host, images, network};
+use crate::{
+    Error, Image, Images, MachineSpec, Published, busybox, host, images, kept::Kept, network,
+};
 
 /// What the kernel is told. The serial port is there for its last words, so it says nothing else;
 /// a panic ends the machine at once; there is nothing to probe for that the machine does not have.
@@ -47,6 +52,8 @@ pub(crate) struct Extras {
     pub(crate) pcap: Option<PathBuf>,
     /// Unpacked layers that the root is made from instead of the image, the lowest first.
     pub(crate) layers: Option<Vec<PathBuf>>,
+    /// A disk for what is written instead of memory.
+    pub(crate) upper: Option<(Device, Upper)>,
     /// Which image of a name, and when to fetch it.
     pub(crate) pull: Pull,
     /// Is told how fetching an image goes.
@@ -56,6 +63,8 @@ pub(crate) struct Extras {
 /// A machine that can be started.
 pub(crate) struct Assembled {
     pub(crate) plan: Plan,
+    /// Held while it runs, if what it writes is kept.
+    pub(crate) kept: Option<Flock<File>>,
     /// How the image is to be run.
     pub(crate) config: image::Config,
     /// The ports that lead to the guest.
@@ -76,16 +85,27 @@ pub(crate) fn assemble(
     let directory = extras.programs.map_or_else(own_directory, Ok)?;
     let programs = Programs::in_directory(directory.clone());
     let cache = Cache::of_user().map_err(Error::Kernel)?;
-    let root = match (&spec.image, &extras.layers) {
+    let mut root = match (&spec.image, &extras.layers) {
         (_, Some(layers)) => layers_root(
             layers.iter().map(PathBuf::as_path),
             image::Config::default(),
         )?,
-        (Image::Host | Image::Busybox | Image::Directory(_), None) => {
-            directory_root(&spec.image, &cache)?
+        (image @ (Image::Host | Image::Busybox | Image::Directory(_)), None) => {
+            if spec.name.is_some() {
+                return Err(Error::NotKept(image.clone()));
+            }
+            directory_root(image, &cache)?
         }
-        (image, None) => image_root(image, directory, &extras.pull, &*extras.fetching)?,
+        (_, None) => {
+            let images = Images::with_programs(directory)?;
+            image_root(spec, &images, &extras.pull, &*extras.fetching)?
+        }
     };
+    let kept = root.kept.take();
+    if let Some((device, upper)) = extras.upper {
+        root.devices.push(device);
+        root.upper = upper;
+    }
     let config = root.config.clone();
     let (mut setup, mut devices) = file_systems(spec, root)?;
     let pcap = extras.pcap.as_deref().map(create).transpose()?;
@@ -116,6 +136,7 @@ pub(crate) fn assemble(
     };
     Ok(Assembled {
         plan,
+        kept,
         config,
         published: network.published,
         warnings: network.warnings,
@@ -134,8 +155,10 @@ pub(crate) fn own_directory() -> Result<PathBuf, Error> {
 /// What a root is made from.
 struct RootParts {
     lower: Lower,
-    device: Device,
+    upper: Upper,
+    devices: Vec<Device>,
     config: image::Config,
+    kept: Option<Flock<File>>,
 }
 
 fn directory_root(image: &Image, cache: &Cache) -> Result<RootParts, Error> {
@@ -147,23 +170,36 @@ fn directory_root(image: &Image, cache: &Cache) -> Result<RootParts, Error> {
     };
     Ok(RootParts {
         lower: Lower::Tag(ROOT_TAG.to_owned()),
-        device: fs_device(ROOT_TAG, &root, true, caching)?,
+        upper: Upper::Memory,
+        devices: vec![fs_device(ROOT_TAG, &root, true, caching)?],
         config: image::Config::default(),
+        kept: None,
     })
 }
 
 fn image_root(
-    image: &Image,
-    programs: PathBuf,
+    spec: &MachineSpec,
+    images: &Images,
     pull: &Pull,
     progress: &dyn image::Progress,
 ) -> Result<RootParts, Error> {
-    let stored = Images::with_programs(programs)?.get(image, pull, progress)?;
+    let kept = spec.name.as_ref().map(Kept::open).transpose()?;
+    let stored = match &kept {
+        Some(kept) => kept.image(&spec.image, images, pull, progress)?,
+        None => images.get(&spec.image, pull, progress)?,
+    };
     let mut config = stored.config().clone();
     if config.working_dir.is_empty() {
         config.working_dir = "/".to_owned();
     }
-    layers_root(stored.layers(), config)
+    let mut root = layers_root(stored.layers(), config)?;
+    if let Some(kept) = kept {
+        let (device, upper) = kept.disk()?;
+        root.devices.push(device);
+        root.upper = upper;
+        root.kept = Some(kept.into_lock());
+    }
+    Ok(root)
 }
 
 fn layers_root<'p>(
@@ -173,14 +209,16 @@ fn layers_root<'p>(
     let (device, lower) = images::disk(layers)?;
     Ok(RootParts {
         lower,
-        device,
+        upper: Upper::Memory,
+        devices: vec![device],
         config,
+        kept: None,
     })
 }
 
 /// What the agent mounts, and the devices that serve it.
 fn file_systems(spec: &MachineSpec, root: RootParts) -> Result<(Setup, Vec<Device>), Error> {
-    let mut devices = vec![root.device];
+    let mut devices = root.devices;
     let mut shares = Vec::new();
     for (index, share) in spec.shares.iter().enumerate() {
         let tag = format!("share{index}");
@@ -201,7 +239,7 @@ fn file_systems(spec: &MachineSpec, root: RootParts) -> Result<(Setup, Vec<Devic
         hostname: spec.hostname.as_str().to_owned(),
         root: Root::Overlay {
             lower: root.lower,
-            upper: Upper::Memory,
+            upper: root.upper,
         },
         directories: directories(&root.config),
         shares,

@@ -7,7 +7,6 @@ use std::{
     fs,
     io::{self, Write},
     path::{Path, PathBuf},
-    thread,
     time::SystemTime,
 };
 
@@ -15,10 +14,12 @@ use build::{
     Base, BoxError, Built, Context, Key, Layer, Mount, MountKind, Network as Reach, Run, Step,
     Worker,
 };
-use image::{Hold, Policy, Pull, Unpack};
+use image::{Hold, Policy, Pull};
 use serde_json::{Value, json};
 
-use crate::{Cpus, Error, Image, Images, Machine, Memory, Network, Reference, Share, Stdio};
+use crate::{
+    Cpus, Error, Image, Images, Machine, Memory, Network, Reference, Share, Stdio, images::keep,
+};
 
 use self::root::LayersRoot;
 
@@ -133,27 +134,6 @@ impl Site<'_> {
         self.known(layers)
             .map(|layer| store.unpacked(layer))
             .collect()
-    }
-
-    /// Keeps the layer whose archive `write` writes. It is compressed and unpacked on another thread.
-    fn keep(
-        &self,
-        write: impl FnOnce(&mut dyn Write) -> Result<(), BoxError>,
-    ) -> Result<image::Layer, BoxError> {
-        let (mut reader, mut writer) = io::pipe()?;
-        let (store, hold, unpacker) = (self.images.store(), self.hold, self.images.unpacker());
-        let unpacker: &dyn Unpack = &unpacker;
-        thread::scope(|scope| {
-            let kept = scope.spawn(move || store.add_layer(hold, &mut reader, unpacker));
-            let written = write(&mut writer);
-            drop(writer);
-            let kept = kept
-                .join()
-                .map_err(|_| "the thread that keeps layers panicked")?;
-            // If nobody reads any more, the reason is on the other side.
-            let kept = kept?;
-            written.map(|()| kept)
-        })
     }
 
     /// The file that says what a key stands for.
@@ -342,7 +322,11 @@ impl Worker for Site<'_> {
         let shown = self.shown(run)?;
         let machine = self.start(layers, run, &shown)?;
         Self::execute(&machine, run, &shown)?;
-        let layer = self.keep(|writer| Ok(machine.changes(writer)?))?;
+        let layer = keep(
+            self.images,
+            self.hold,
+            |writer| Ok(machine.changes(writer)?),
+        )?;
         machine.shutdown()?;
         if layer.diff_id == image::Digest::of(&NOTHING) {
             return Ok(None);
@@ -354,7 +338,7 @@ impl Worker for Site<'_> {
         &mut self,
         write: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
     ) -> Result<Layer, BoxError> {
-        let layer = self.keep(|writer| Ok(write(writer)?))?;
+        let layer = keep(self.images, self.hold, |writer| Ok(write(writer)?))?;
         Ok(self.name(layer))
     }
 

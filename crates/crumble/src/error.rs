@@ -16,6 +16,50 @@ pub enum Error {
     /// A Dockerfile could not be built.
     #[error(transparent)]
     Build(Box<build::Error>),
+    /// What a machine writes cannot be kept.
+    #[error("cannot {action} {}", path.display())]
+    Kept {
+        /// What was attempted.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// There is nowhere to keep machines.
+    #[error("there is no place for machines: set HOME, or XDG_DATA_HOME, to an absolute path")]
+    NoHome,
+    /// There is nothing that makes a disk's file system.
+    #[error(
+        "what a machine writes is kept in an ext4, and there is no mkfs.ext4 to make one; \
+        `apt-get install e2fsprogs` brings it"
+    )]
+    NoMkfs,
+    /// Another machine of this name runs.
+    #[error("the machine {0} is running; end it first, or give another name")]
+    KeptInUse(spec::Name),
+    /// Nothing is kept under this name.
+    #[error("there is no machine {0}; `crumble run --name {0} IMAGE` makes one")]
+    NoKept(spec::Name),
+    /// A machine that is kept was made of another image.
+    #[error(
+        "the machine {name} was made of {first}: run it with that, or remove it with \
+        `crumble rm {name}`"
+    )]
+    KeptImage {
+        /// The machine.
+        name: spec::Name,
+        /// What it was made of.
+        first: String,
+    },
+    /// Only what is written over an image can be kept.
+    #[error(
+        "a machine is kept over an OCI image only, and {0} is none: it may change below what is kept"
+    )]
+    NotKept(spec::Image),
+    /// What a machine has written cannot be made a layer.
+    #[error("cannot keep what was written as a layer")]
+    Changes(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The layers of an image are no disk.
     #[error("this image cannot be run")]
     Layers(#[from] crate::partitions::Error),

@@ -2,11 +2,17 @@
 
 use std::{
     fs::File,
+    io::{self, Write},
     os::fd::OwnedFd,
     path::{Path, PathBuf},
+    thread,
 };
 
-use image::{Blob, Compression, Progress, Pull, Registries, Store, Stored, Unpack};
+use build::BoxError;
+use image::{
+    Blob, Compression, Digest, Hold, Layer, Platform, Progress, Pull, Registries, Store, Stored,
+    Unpack,
+};
 use kernel::Cache;
 use supervisor::{Device, Programs};
 use wire::{
@@ -15,7 +21,7 @@ use wire::{
     unpack::{self, Limits},
 };
 
-use crate::{Error, Image, assemble, partitions};
+use crate::{Error, Image, Machine, Name, Network, Reference, assemble, kept::Kept, partitions};
 
 /// The serial number of the disk with the layers.
 const SERIAL: &str = "image";
@@ -103,6 +109,65 @@ impl Images {
     ) -> Result<Stored, Error> {
         Ok(self.store.get(image, pull, &self.unpacker(), progress)?)
     }
+}
+
+/// Machines whose writes are kept.
+impl Images {
+    /// Makes an image of a machine that is kept and does not run: its own, with what was written as
+    /// one layer more. Returns the digest of its manifest.
+    ///
+    /// # Errors
+    /// [`Error::NoKept`], [`Error::KeptInUse`]; what keeps a machine from running, since one is needed
+    /// to read what was written.
+    pub fn commit(&self, name: &Name, new: &Reference) -> Result<Digest, Error> {
+        let platform = Platform::of_host();
+        let kept = Kept::existing(name)?;
+        let image = kept.own_image(self, &platform)?;
+        let (disk, upper) = kept.disk()?;
+        let layers = image.layers().map(Path::to_owned).collect();
+        let machine = Machine::builder(Image::Host)
+            .programs(self.programs())
+            .network(Network::None)
+            .layers(layers)
+            .upper(disk, upper)
+            .start()?;
+        let layer = keep(self, image.hold(), |writer| Ok(machine.changes(writer)?));
+        let layer = layer.map_err(Error::Changes)?;
+        machine.shutdown()?;
+        let raw = self.store.inspect(image.name(), &platform)?;
+        let document = serde_json::from_str(&raw.config).unwrap_or_default();
+        let layers = [image.blobs(), &[layer]].concat();
+        Ok(self.store.commit(image.hold(), document, &layers, new)?)
+    }
+
+    /// Removes a machine that is kept, with all that was written.
+    ///
+    /// # Errors
+    /// [`Error::NoKept`], [`Error::KeptInUse`], [`Error::Kept`].
+    pub fn forget(&self, name: &Name) -> Result<(), Error> {
+        Kept::existing(name)?.remove(self)
+    }
+}
+
+/// Keeps the layer whose archive `write` writes. It is compressed and unpacked on another thread.
+pub(crate) fn keep(
+    images: &Images,
+    hold: &Hold,
+    write: impl FnOnce(&mut dyn Write) -> Result<(), BoxError>,
+) -> Result<Layer, BoxError> {
+    let (mut reader, mut writer) = io::pipe()?;
+    let (store, unpacker) = (images.store(), images.unpacker());
+    let unpacker: &dyn Unpack = &unpacker;
+    thread::scope(|scope| {
+        let kept = scope.spawn(move || store.add_layer(hold, &mut reader, unpacker));
+        let written = write(&mut writer);
+        drop(writer);
+        let kept = kept.join();
+        let kept = kept.map_err(|_| "the thread that keeps layers panicked")?;
+        // If nobody reads any more, the reason is on the other side.
+        let kept = kept?;
+        written.map(|()| kept)
+    })
 }
 
 struct Unpacker(Programs);

@@ -61,6 +61,7 @@ mod dockerfile;
 mod error;
 pub mod host;
 mod images;
+mod kept;
 mod machine;
 mod net;
 mod network;
@@ -86,8 +87,8 @@ pub use network::Published;
 #[doc(hidden)]
 pub use network::{Connected, connect, tap::open as open_tap};
 pub use spec::{
-    Cpus, Hostname, Image, Init, Interface, InterfaceAddress, Link, MachineSpec, Memory, Network,
-    Publish, Rate, Reference, Rule, Share, Tap, User,
+    Cpus, Hostname, Image, Init, Interface, InterfaceAddress, Link, MachineSpec, Memory, Name,
+    Network, Publish, Rate, Reference, Rule, Share, Tap, User,
 };
 pub use stdio::Stdio;
 pub use supervisor::{ProcessInfo, Timings};

@@ -2,7 +2,9 @@
 
 use std::{
     ffi::OsStr,
-    fmt, io,
+    fmt,
+    fs::File,
+    io,
     io::Write,
     os::unix::net::UnixStream,
     path::PathBuf,
@@ -11,9 +13,12 @@ use std::{
 };
 
 use agent_client::{Client, Shutdown};
+use nix::fcntl::Flock;
+use supervisor::Device;
+use wire::agent::Upper;
 
 use crate::{
-    Command, Cpus, End, Error, Hostname, Image, Init, Listener, MachineSpec, Memory, Network,
+    Command, Cpus, End, Error, Hostname, Image, Init, Listener, MachineSpec, Memory, Name, Network,
     ProcessInfo, Publish, Published, Pull, Share, Stats, Timings,
     assemble::{Extras, assemble},
     net,
@@ -119,6 +124,14 @@ impl Builder {
         self
     }
 
+    /// Keeps what the guest writes under this name, for the next machine that has it. It takes an OCI
+    /// image, the same each time: what a registry has for its name later makes no difference.
+    #[must_use]
+    pub fn name(mut self, name: Name) -> Self {
+        self.spec.name = Some(name);
+        self
+    }
+
     /// Makes the image's own init process 1, as a whole system has it. Commands run beside what it
     /// starts, and do not wait for that. [`Machine::shutdown`] asks it to end the machine.
     #[must_use]
@@ -151,6 +164,12 @@ impl Builder {
     /// Makes the root of unpacked layers, the lowest first, instead of an image.
     pub(crate) fn layers(mut self, layers: Vec<PathBuf>) -> Self {
         self.extras.layers = Some(layers);
+        self
+    }
+
+    /// A disk for what is written.
+    pub(crate) fn upper(mut self, device: Device, upper: Upper) -> Self {
+        self.extras.upper = Some((device, upper));
         self
     }
 
@@ -208,6 +227,7 @@ impl Builder {
             } else {
                 SHUTDOWN_LIMIT
             },
+            kept: assembled.kept,
             config: Box::new(assembled.config),
             published: assembled.published,
             warnings: assembled.warnings,
@@ -224,6 +244,9 @@ pub struct Machine {
     prepared: Duration,
     /// How long it may take to end.
     patience: Duration,
+    /// Others may use what it has written when it is gone.
+    #[expect(dead_code, reason = "its life is the lock's")]
+    kept: Option<Flock<File>>,
     config: Box<image::Config>,
     published: Vec<Published>,
     warnings: Vec<String>,
@@ -240,6 +263,7 @@ impl Machine {
                 programs: None,
                 pcap: None,
                 layers: None,
+                upper: None,
                 pull: Pull::default(),
                 fetching: Box::new(()),
             },

@@ -8,6 +8,7 @@
 mod image;
 mod init;
 mod interface;
+mod name;
 mod network;
 mod publish;
 mod reference;
@@ -19,6 +20,7 @@ use std::path::PathBuf;
 pub use image::Image;
 pub use init::Init;
 pub use interface::{Interface, InterfaceAddress};
+pub use name::Name;
 pub use network::{Link, Network, Rate, Rule, Tap, User};
 pub use publish::Publish;
 pub use reference::Reference;
@@ -103,6 +105,12 @@ pub enum Error {
         max = Link::MTU_MAX
     )]
     Mtu(u16),
+    /// Not a machine's name.
+    #[error(
+        "\"{0}\" is not a machine's name: 1 to 63 lower-case letters, digits, hyphens and single dots, \
+         beginning and ending with a letter or digit"
+    )]
+    Name(String),
     /// Not the path of an init.
     #[error("\"{0}\" is no init: write systemd, or the absolute path of a program of the image")]
     Init(String),
@@ -135,6 +143,8 @@ pub struct MachineSpec {
     pub hostname: Hostname,
     /// The image's own init, as process 1; ours without.
     pub init: Option<Init>,
+    /// What is written is kept under this name; it is gone with the machine without.
+    pub name: Option<Name>,
 }
 
 impl MachineSpec {
@@ -151,6 +161,7 @@ impl MachineSpec {
             kernel: None,
             hostname: Hostname::default(),
             init: None,
+            name: None,
         }
     }
 
