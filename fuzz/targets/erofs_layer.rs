@@ -21,7 +21,11 @@ fn check(image: &[u8]) {
         }
         let entries: Vec<_> = reader.entries(&inode).map(Result::unwrap).collect();
         assert!(entries.is_sorted_by(|a, b| a.name < b.name));
-        pending.extend(entries.iter().map(|entry| reader.inode(entry.number).unwrap()));
+        pending.extend(
+            entries
+                .iter()
+                .map(|entry| reader.inode(entry.number).unwrap()),
+        );
     }
 }
 
@@ -37,7 +41,10 @@ fuzz_target!(|entries: Vec<Entry<'_>>| {
         let name = b"user.x".to_vec();
         let attributes = Attributes {
             mode: size,
-            xattrs: [(name, other.to_vec())].into_iter().take((size % 2).into()).collect(),
+            xattrs: [(name, other.to_vec())]
+                .into_iter()
+                .take((size % 2).into())
+                .collect(),
             ..Attributes::default()
         };
         let contents = &mut std::io::repeat(kind);

@@ -11,7 +11,11 @@ fn look(reader: &Reader<&[u8]>) {
     let mut pending = vec![(0, reader.root())];
     let mut left = 1000;
     while let Some((depth, inode)) = pending.pop() {
-        let _ = (reader.xattrs(&inode), reader.target(&inode), reader.is_opaque(&inode));
+        let _ = (
+            reader.xattrs(&inode),
+            reader.target(&inode),
+            reader.is_opaque(&inode),
+        );
         let mut contents = reader.contents(&inode).take(1 << 16);
         let _ = std::io::copy(&mut contents, &mut std::io::sink());
         let _ = reader.read(&inode, inode.size() / 2, &mut [0; 64]);
@@ -22,7 +26,9 @@ fn look(reader: &Reader<&[u8]>) {
             if left <= 0 {
                 return;
             }
-            if depth < 8 && let Ok(child) = reader.inode(entry.number) {
+            if depth < 8
+                && let Ok(child) = reader.inode(entry.number)
+            {
                 pending.push((depth + 1, child));
             }
         }
@@ -35,7 +41,11 @@ fuzz_target!(|data: &[u8]| {
     if let Ok(reader) = Reader::open(&image[..]) {
         look(&reader);
     }
-    let layers: Vec<_> = [&image[..], &image].map(Reader::open).into_iter().flatten().collect();
+    let layers: Vec<_> = [&image[..], &image]
+        .map(Reader::open)
+        .into_iter()
+        .flatten()
+        .collect();
     let view = View::new(layers);
     for path in [&b"a/../b"[..], b"d/small", b"link/x"] {
         let _ = view.resolve(path, Follow::Yes);

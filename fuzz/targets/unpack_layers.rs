@@ -40,7 +40,11 @@ fuzz_target!(|data: &[u8]| {
     let mut image = Cursor::new(Vec::new());
     // The digest is the last thing that can be wrong; with the right one there is an image.
     if let Err(Error::Digest { found, .. }) = unpack(&config, &layer[..], &mut image) {
-        for (byte, digits) in config.diff_id.iter_mut().zip(found.as_bytes().as_chunks::<2>().0) {
+        for (byte, digits) in config
+            .diff_id
+            .iter_mut()
+            .zip(found.as_bytes().as_chunks::<2>().0)
+        {
             *byte = u8::from_str_radix(std::str::from_utf8(digits).unwrap(), 16).unwrap();
         }
         let mut image = Cursor::new(Vec::new());
