@@ -65,11 +65,7 @@ pub(crate) fn images(verb: Verb) -> Result<ExitCode, Failure> {
             machine,
         } => {
             let mut output = target(output.as_deref())?;
-            let format = match format {
-                SaveFormat::Oci => Format::Oci,
-                SaveFormat::Docker => Format::Docker,
-            };
-            store.save(&name, &machine.platform(), format, &mut output)?;
+            store.save(&name, &machine.platform(), format.into(), &mut output)?;
         }
         Verb::Tag { name, new } => store.tag(&name, &new)?,
         Verb::Inspect { name, machine } => inspect(store, &name, &machine.platform())?,
@@ -81,6 +77,15 @@ pub(crate) fn images(verb: Verb) -> Result<ExitCode, Failure> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+impl From<SaveFormat> for Format {
+    fn from(format: SaveFormat) -> Self {
+        match format {
+            SaveFormat::Oci => Self::Oci,
+            SaveFormat::Docker => Self::Docker,
+        }
+    }
 }
 
 /// Makes an image of a machine that is kept.

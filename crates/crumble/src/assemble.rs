@@ -76,36 +76,17 @@ pub(crate) struct Assembled {
 /// Opens everything that the machine needs.
 pub(crate) fn assemble(
     spec: &MachineSpec,
-    extras: Extras,
+    mut extras: Extras,
     progress: &mut dyn FnMut(&str),
 ) -> Result<Assembled, Error> {
     spec.check()?;
     let kvm = host::open_kvm()?;
     host::check_memory(spec.memory)?;
-    let directory = extras.programs.map_or_else(own_directory, Ok)?;
-    let programs = Programs::in_directory(directory.clone());
+    let programs = extras.programs.take().map_or_else(own_directory, Ok)?;
     let cache = Cache::of_user().map_err(Error::Kernel)?;
-    let mut root = match (&spec.image, &extras.layers) {
-        (_, Some(layers)) => layers_root(
-            layers.iter().map(PathBuf::as_path),
-            image::Config::default(),
-        )?,
-        (image @ (Image::Host | Image::Busybox | Image::Directory(_)), None) => {
-            if spec.name.is_some() {
-                return Err(Error::NotKept(image.clone()));
-            }
-            directory_root(image, &cache)?
-        }
-        (_, None) => {
-            let images = Images::with_programs(directory)?;
-            image_root(spec, &images, &extras.pull, &*extras.fetching)?
-        }
-    };
+    let mut root = root(spec, &mut extras, &programs, &cache)?;
+    let programs = Programs::in_directory(programs);
     let kept = root.kept.take();
-    if let Some((device, upper)) = extras.upper {
-        root.devices.push(device);
-        root.upper = upper;
-    }
     let config = root.config.clone();
     let (mut setup, mut devices) = file_systems(spec, root)?;
     let pcap = extras.pcap.as_deref().map(create).transpose()?;
@@ -159,6 +140,35 @@ struct RootParts {
     devices: Vec<Device>,
     config: image::Config,
     kept: Option<Flock<File>>,
+}
+
+fn root(
+    spec: &MachineSpec,
+    extras: &mut Extras,
+    programs: &Path,
+    cache: &Cache,
+) -> Result<RootParts, Error> {
+    let mut root = match (&spec.image, &extras.layers) {
+        (_, Some(layers)) => layers_root(
+            layers.iter().map(PathBuf::as_path),
+            image::Config::default(),
+        )?,
+        (image @ (Image::Host | Image::Busybox | Image::Directory(_)), None) => {
+            if spec.name.is_some() {
+                return Err(Error::NotKept(image.clone()));
+            }
+            directory_root(image, cache)?
+        }
+        (_, None) => {
+            let images = Images::with_programs(programs)?;
+            image_root(spec, &images, &extras.pull, &*extras.fetching)?
+        }
+    };
+    if let Some((device, upper)) = extras.upper.take() {
+        root.devices.push(device);
+        root.upper = upper;
+    }
+    Ok(root)
 }
 
 fn directory_root(image: &Image, cache: &Cache) -> Result<RootParts, Error> {

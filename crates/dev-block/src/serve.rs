@@ -2,9 +2,8 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::thread;
 
-use device::serve::{Server, Stopper};
+use device::serve::Server;
 use device::{Builder, Channel, Confined, Resources};
 
 use crate::Block;
@@ -62,19 +61,6 @@ impl Builder for Process {
 
     fn serve(self, _jail: Confined, control: Channel) -> Result<(), Error> {
         let device = Block::new(self.config, self.disk)?;
-        let server = Server::new(device, self.listener)?;
-        let stopper = server.stopper();
-        thread::Builder::new()
-            .name("control".into())
-            .spawn(move || await_end(&control, &stopper))?;
-        Ok(server.serve()?)
+        Ok(Server::new(device, self.listener)?.serve_supervised(control)?)
     }
-}
-
-/// The supervisor has nothing to say; without it there is no device.
-fn await_end(control: &Channel, stopper: &Stopper) {
-    if matches!(control.receive::<()>(), Ok(Some(_))) {
-        device::report("the supervisor sent nonsense");
-    }
-    stopper.stop();
 }

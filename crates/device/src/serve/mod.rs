@@ -15,7 +15,9 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::thread;
 
+use handoff::Channel;
 use nix::sys::socket::{Shutdown, shutdown};
 
 use vhost::vhost_user::{Error as VhostError, Listener};
@@ -158,6 +160,25 @@ impl<D: Device> Server<D> {
             listener: listener.into(),
             stopper,
         })
+    }
+
+    /// As [`Server::serve`], until the supervisor closes `control` too, over which it says nothing.
+    ///
+    /// # Errors
+    /// As [`Server::serve`].
+    pub fn serve_supervised(self, control: Channel) -> Result<(), Error> {
+        let stopper = self.stopper();
+        let watch = move || {
+            if matches!(control.receive::<()>(), Ok(Some(_))) {
+                crate::report("the supervisor sent nonsense");
+            }
+            stopper.stop();
+        };
+        let thread = thread::Builder::new().name("control".into());
+        thread
+            .spawn(watch)
+            .map_err(|error| Error::Setup(error.to_string()))?;
+        self.serve()
     }
 
     /// What ends the service.
