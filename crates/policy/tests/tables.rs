@@ -16,7 +16,7 @@ fn every_component_has_a_table_and_others_have_none() {
         assert_eq!(policy::component(name).unwrap().component, name);
     }
     assert!(policy::component("nobody").is_none());
-    assert_eq!(policy::all().len(), 6);
+    assert_eq!(policy::all().len(), 7);
 }
 
 #[test]
