@@ -21,6 +21,7 @@ tests![
     an_image_for_another_cpu_is_refused,
     a_layer_that_is_not_what_its_digest_says_is_refused,
     an_image_that_is_not_there_is_named,
+    an_init_that_is_not_there_is_named,
 ];
 
 /// Runs a shell's script in an image.
@@ -196,4 +197,10 @@ fn a_layer_that_is_not_what_its_digest_says_is_refused() {
 fn an_image_that_is_not_there_is_named() {
     fails(&["oci:/no/such", "--", "true"], 125, &["/no/such"]);
     fails(&["upper/Case", "--", "true"], 2, &["Case"]);
+}
+
+fn an_init_that_is_not_there_is_named() {
+    let layout = Layout::new([Layer::busybox()], &json!({}));
+    let arguments = ["--init", "/no/such", &layout.name(), "--", "true"];
+    fails(&arguments, 125, &["/no/such", "process 1"]);
 }

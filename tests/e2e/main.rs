@@ -12,6 +12,7 @@
 )]
 
 mod bad_input;
+mod builds;
 mod ends;
 mod exit_codes;
 mod images;
@@ -115,6 +116,7 @@ fn in_a_box(pool: &Pool, name: &str) -> Result<(), Failed> {
 fn trials(body: impl Fn(String, fn()) -> Body) -> Vec<Trial> {
     let groups = [
         ("bad_input", bad_input::TESTS),
+        ("builds", builds::TESTS),
         ("ends", ends::TESTS),
         ("exit_codes", exit_codes::TESTS),
         ("images", images::TESTS),

@@ -16,3 +16,6 @@ pub const NETWORK_PROGRAMS: &[(&str, &str)] = &[
     ("tcpdump", "tcpdump"),
     ("unshare", "util-linux"),
 ];
+
+/// As [`NETWORK_PROGRAMS`], for the tests of machines.
+pub const MACHINE_PROGRAMS: &[(&str, &str)] = &[("skopeo", "skopeo")];

@@ -6,7 +6,8 @@ use std::{
     io::Write,
     os::fd::OwnedFd,
     process::{self, ExitCode},
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use nix::{
@@ -18,7 +19,7 @@ use nix::{
         wait::{WaitStatus, wait},
     },
     time::{ClockId, clock_gettime},
-    unistd::{Pid, execve, sethostname},
+    unistd::{AccessFlags, Pid, access, execve, sethostname},
 };
 use wire::{
     agent::{PORT, READY_PORT, Ready, SETUP_PATH, Setup, Shutdown, VERSION},
@@ -120,6 +121,10 @@ fn serve(init_at: u64, setup: Result<Prepared>) -> Result<()> {
     // Commands are expendable when memory runs out, the line to the host is not.
     let _ = fs::write("/proc/self/oom_score_adj", "-1000");
     let listener = vsock::listener(PORT)?;
+    let setup = setup.and_then(|prepared| {
+        prepared.init.as_deref().map_or(Ok(()), await_init)?;
+        Ok(prepared)
+    });
     let setup = setup.map_err(|error| wire::chain(&error));
     announce(&Ready {
         version: VERSION,
@@ -143,7 +148,7 @@ fn serve(init_at: u64, setup: Result<Prepared>) -> Result<()> {
             Ok(connection) => drop(agent.serve(connection)),
             Err(Errno::EINTR | Errno::ECONNABORTED) => {}
             Err(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM) => {
-                std::thread::sleep(Duration::from_millis(10));
+                thread::sleep(Duration::from_millis(10));
             }
             Err(errno) => return Err(cannot("accept a connection")(errno)),
         }
@@ -154,6 +159,35 @@ fn announce(ready: &Ready) -> Result<()> {
     let host = vsock::connect_to_host(READY_PORT)?;
     let action = "tell the host that the agent is ready";
     frame::write(&host, ready).map_err(|source| Error::Message { action, source })
+}
+
+/// Waits until the root's own init can be asked for something. If it does not get that far in time, commands
+/// are served all the same: they may find out why.
+fn await_init(path: &str) -> Result<()> {
+    let failed = |errno| cannot(format!("execute {path} as process 1"))(errno);
+    access(path, AccessFlags::X_OK).map_err(failed)?;
+    let begin = Instant::now();
+    while let Some(limit) = patience_with_init()
+        && begin.elapsed() < limit
+    {
+        thread::sleep(Duration::from_millis(5));
+    }
+    match shutdown::is_ours("/proc/1/exe") {
+        true => Err(failed(Errno::ENOEXEC)),
+        false => Ok(()),
+    }
+}
+
+/// How long after its start to wait for what process 1 is now; `None` if it is up.
+fn patience_with_init() -> Option<Duration> {
+    if shutdown::is_ours("/proc/1/exe") {
+        // It is about to be executed, or cannot be.
+        return Some(Duration::from_secs(10));
+    }
+    let systemd = fs::read_link("/proc/1/exe").is_ok_and(|path| path.ends_with("systemd"));
+    // It listens there as soon as it takes requests, before it starts the first unit. Others do not tell.
+    let starting = systemd && !fs::exists("/run/systemd/private").unwrap_or(false);
+    starting.then_some(Duration::from_secs(30))
 }
 
 /// Makes the root's own init of this process, which returns only if that fails.

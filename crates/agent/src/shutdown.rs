@@ -33,7 +33,7 @@ pub(crate) fn shut_down(how: Shutdown) {
 }
 
 /// Whether it is a link to this very program.
-fn is_ours(link: &str) -> bool {
+pub(crate) fn is_ours(link: &str) -> bool {
     let identity = |path| fs::metadata(path).map(|file| (file.dev(), file.ino()));
     matches!((identity(link), identity("/proc/self/exe")), (Ok(one), Ok(other)) if one == other)
 }

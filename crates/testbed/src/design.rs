@@ -2,8 +2,11 @@
 
 use std::{
     fs,
+    net::Ipv4Addr,
     path::{Path, PathBuf},
 };
+
+use wire::agent::Network;
 
 use crate::{
     error::Result,
@@ -15,6 +18,8 @@ use crate::{
 const MODULES: &[&str] = &[
     // The reason for the box.
     "kvm_amd",
+    // The way out: see `way_out`.
+    "virtio_net",
     // Network devices for the machines in it.
     "tun",
     // The kernel's own, beside which ours are measured.
@@ -26,7 +31,30 @@ const MEMORY: u64 = 4096;
 
 /// An emulated processor with virtualization. With two, guest translations of one address get mixed
 /// up with the box's own now and then.
-const QEMU: [&str; 4] = ["-accel", "tcg", "-cpu", "EPYC-v1,+svm,+npt"];
+const QEMU: [&str; 8] = [
+    "-accel",
+    "tcg",
+    "-cpu",
+    "EPYC-v1,+svm,+npt",
+    "-netdev",
+    "user,id=out,ipv6=off",
+    "-device",
+    "virtio-net-pci,netdev=out,mac=52:54:00:00:00:01,romfile=",
+];
+
+/// For images that are fetched and packages that are installed in machines in the box: the addresses of
+/// QEMU's user-mode network, unless it is told others.
+fn way_out() -> Network {
+    Network {
+        mac: [0x52, 0x54, 0, 0, 0, 1],
+        mtu: 1500,
+        addresses: vec![(Ipv4Addr::new(10, 0, 2, 15).into(), 24)],
+        gateways: vec![Ipv4Addr::new(10, 0, 2, 2).into()],
+        nameservers: vec![Ipv4Addr::new(10, 0, 2, 3).into()],
+        search: Vec::new(),
+        hosts: Vec::new(),
+    }
+}
 
 /// Mitigations are not needed under emulation, the emulated time stamp counter is the host's. A CPU
 /// that is stuck ends the box: see [`crate::Pool`].
@@ -50,7 +78,7 @@ pub(crate) fn boot(place: &Place, bin_dir: &Path, shares: &[PathBuf]) -> Result<
         memory: MEMORY.min(host_memory() / 4),
         modules: MODULES,
         shares,
-        network: None,
+        network: Some(&way_out()),
         command_line: &command_line(),
         qemu: &QEMU,
     })?;

@@ -3,7 +3,8 @@
 //! The box is a virtual machine in QEMU's TCG, which emulates a processor *with* hardware
 //! virtualization: a stock Linux in it offers a stock `/dev/kvm`. Its root is the host's `/`,
 //! read-only below and discarded with the box; the workspace and the cache are shared at their own
-//! paths and written through. So a test or a machine runs in it as it would run here.
+//! paths and written through, and what the host reaches it reaches through QEMU's sockets. So a test
+//! or a machine runs in it as it would run here.
 //!
 //! One box serves many callers, and a [`Pool`] of them gives each caller one to itself. A *keeper*
 //! process ([`keep`]) owns QEMU, the processes that serve the file systems, and our own vsock

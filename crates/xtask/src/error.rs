@@ -54,6 +54,9 @@ pub(crate) enum Error {
     /// There is no such fuzz target.
     #[error("there is no fuzz target `{0}`; `cargo xtask fuzz` lists them")]
     Target(String),
+    /// There is no such test.
+    #[error("there is no test `{0}`; `cargo xtask runtest` lists them")]
+    Test(String),
     /// There is no policy for it.
     #[error("there is no component `{0}`; the components are those of crates/policy/policies")]
     Component(String),

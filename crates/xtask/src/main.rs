@@ -18,6 +18,7 @@ mod kernel;
 mod licences;
 mod metadata;
 mod run;
+mod runtest;
 mod setup;
 mod stages;
 mod table;
@@ -53,6 +54,16 @@ enum Task {
     Crumble {
         /// The command line.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Build an image of tests/images and run it: its exit code is the verdict.
+    ///
+    /// What it is built from is made of the distribution's packages, once.
+    Runtest {
+        /// Which one; they are listed if there is none.
+        name: Option<String>,
+        /// For the image's command.
+        #[arg(last = true)]
         arguments: Vec<OsString>,
     },
     /// All tests, or some stages of them, with a summary.
@@ -109,6 +120,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().task {
         Task::Run { arguments } => run::crumble(["run".into()].into_iter().chain(arguments)),
         Task::Crumble { arguments } => run::crumble(arguments),
+        Task::Runtest { name, arguments } => runtest::run(name.as_deref(), arguments),
         Task::Test { stages } => stages::test(&stages),
         Task::Build => run::build(),
         Task::Quest { testbed } => run::quest(testbed),

@@ -1,6 +1,9 @@
 //! What must be installed before anything can be built or run.
 
-use std::{env, fs, path::Path};
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+};
 
 use testbed::TARGET;
 
@@ -47,6 +50,11 @@ pub(crate) fn for_network() -> Result<()> {
         return Ok(());
     }
     for_programs(tests::NETWORK_PROGRAMS)
+}
+
+/// What is needed to test machines, besides what runs them.
+pub(crate) fn for_machine_tests() -> Result<()> {
+    for_programs(tests::MACHINE_PROGRAMS)
 }
 
 /// Programs, each with the package that has it.
@@ -117,7 +125,12 @@ fn kernel_is_cached() -> bool {
 }
 
 fn in_path(program: &str) -> bool {
-    env::var_os("PATH").is_some_and(|path| {
-        env::split_paths(&path).any(|directory| directory.join(program).is_file())
-    })
+    find(program).is_some()
+}
+
+/// Looks a program up as a shell does.
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
+    env::split_paths(&env::var_os("PATH")?)
+        .map(|directory| directory.join(program))
+        .find(|path| path.is_file())
 }

@@ -40,6 +40,9 @@ pub(crate) fn test(stages: &[Stage]) -> Result {
     if stages.contains(&Stage::Network) {
         setup::for_network()?;
     }
+    if stages.contains(&Stage::Machines) {
+        setup::for_machine_tests()?;
+    }
     let mut summary = Summary::default();
     summary.add("set-up and build", begin.elapsed(), 0);
     for stage in stages {
