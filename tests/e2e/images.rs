@@ -127,6 +127,13 @@ fn what_is_written_is_gone_with_the_machine() {
 }
 
 fn images_are_listed_and_removed() {
+    // A cache of its own: other tests may be about to use what prune would remove.
+    let cache = tempfile::tempdir().unwrap();
+    let image = |arguments: &[&str]| {
+        let mut command = image(arguments);
+        command.env("XDG_CACHE_HOME", cache.path());
+        command
+    };
     let layout = Layout::new([Layer::busybox()], &json!({}));
     stdout_of(image(&["import", &layout.name(), "of-the-tests:1"]));
     let list = || stdout_of(image(&["ls"]));
