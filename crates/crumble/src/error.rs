@@ -60,6 +60,9 @@ pub enum Error {
     /// What a machine has written cannot be made a layer.
     #[error("cannot keep what was written as a layer")]
     Changes(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// An unpacked layer cannot be read.
+    #[error("a layer in the store cannot be read; `crumble image rm` and a new pull mend it")]
+    Layer(#[from] erofs::Error),
     /// The layers of an image are no disk.
     #[error("this image cannot be run")]
     Layers(#[from] crate::partitions::Error),

@@ -9,6 +9,7 @@ use std::{
 };
 
 use build::BoxError;
+use erofs::Reader;
 use image::{
     Blob, Compression, Digest, Hold, Layer, Platform, Progress, Pull, Registries, Store, Stored,
     Unpack,
@@ -197,13 +198,13 @@ pub(crate) fn disk<'p>(
     layers: impl IntoIterator<Item = &'p Path>,
 ) -> Result<(Device, Lower), Error> {
     let layers = layers.into_iter().map(open);
-    let layers = layers.collect::<Result<Vec<_>, _>>()?;
+    let layers = visible(layers.collect::<Result<_, _>>()?)?;
     let sectors: Vec<u64> = layers
         .iter()
         .map(|(_, bytes)| bytes / block::Config::SECTOR)
         .collect();
     let table = partitions::table(&sectors)?;
-    let part = |bytes: &[u8]| -> Result<(OwnedFd, u64), Error> {
+    let part = |bytes: &[u8]| -> Result<Opened, Error> {
         let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         Ok((assemble::in_memory(bytes)?, length))
     };
@@ -226,13 +227,58 @@ pub(crate) fn disk<'p>(
     Ok((device, Lower::Layers { serial, count }))
 }
 
-/// A layer's file, and its bytes.
-fn open(path: &Path) -> Result<(OwnedFd, u64), Error> {
+/// An open layer, and its bytes.
+type Opened = (OwnedFd, u64);
+
+fn open(path: &Path) -> Result<(File, u64), Error> {
     let failed = |source| Error::Open {
         path: path.to_owned(),
         source,
     };
     let file = File::open(path).map_err(failed)?;
     let bytes = file.metadata().map_err(failed)?.len();
-    Ok((file.into(), bytes))
+    Ok((file, bytes))
+}
+
+/// Leaves out the layers below one whose root hides them: overlayfs does not look for the mark there.
+fn visible(layers: Vec<(File, u64)>) -> Result<Vec<Opened>, Error> {
+    let mut visible: Vec<Opened> = Vec::new();
+    for (file, bytes) in layers {
+        let reader = Reader::open(&file)?;
+        if reader.is_opaque(&reader.root())? {
+            visible.clear();
+        }
+        visible.push((file.into(), bytes));
+    }
+    Ok(visible)
+}
+
+#[cfg(test)]
+mod tests {
+    use erofs::Attributes;
+
+    use super::*;
+
+    /// A layer with a directory, which hides all below it or not.
+    fn layer(hides: bool) -> (File, u64) {
+        let mut file = tempfile::tempfile().unwrap();
+        let mut layer = erofs::Layer::new(&mut file);
+        layer.directory(b"d", Attributes::default()).unwrap();
+        if hides {
+            layer.opaque(b"").unwrap();
+        }
+        let bytes = layer.finish().unwrap().size;
+        (file, bytes)
+    }
+
+    #[test]
+    fn layers_below_one_that_hides_them_are_left_out() {
+        let count = |hides: &[bool]| {
+            let layers = hides.iter().map(|hides| layer(*hides)).collect();
+            visible(layers).unwrap().len()
+        };
+        assert_eq!(count(&[false, false, false]), 3);
+        assert_eq!(count(&[false, true, false]), 2);
+        assert_eq!(count(&[true, false, true]), 1);
+    }
 }
