@@ -21,10 +21,14 @@ pub(crate) type Sources = BTreeMap<String, String>;
 const OWN: &str = "the policy";
 
 /// What a policy may include without having a file of that name beside it.
-const BUILT_IN: [(&str, &str); 2] = [
+const BUILT_IN: [(&str, &str); 3] = [
     (
         "common.toml",
         include_str!("../../policy/policies/common.toml"),
+    ),
+    (
+        "process.toml",
+        include_str!("../../policy/policies/process.toml"),
     ),
     (
         "program.toml",
