@@ -12,7 +12,7 @@ tests![
     more_memory_than_the_host_has_is_refused,
     a_share_that_does_not_exist_is_named,
     a_directory_that_does_not_exist_is_no_image,
-    an_image_that_is_unknown_says_what_is_possible,
+    an_image_that_is_not_here_and_not_to_be_fetched_is_named,
     a_file_that_is_no_kernel_is_refused,
     a_truncated_kernel_is_refused,
     a_missing_device_program_is_named,
@@ -80,11 +80,11 @@ fn a_directory_that_does_not_exist_is_no_image() {
     );
 }
 
-fn an_image_that_is_unknown_says_what_is_possible() {
+fn an_image_that_is_not_here_and_not_to_be_fetched_is_named() {
     fails(
-        &["alpine", "--", "true"],
-        USAGE,
-        &["alpine", "busybox", "./"],
+        &["--pull", "never", "no-such-image", "--", "true"],
+        125,
+        &["docker.io/library/no-such-image:latest", "pull it"],
     );
 }
 
