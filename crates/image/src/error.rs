@@ -37,9 +37,6 @@ pub enum Error {
         /// How many bytes were missing at least.
         needed: u64,
     },
-    /// There is no cache directory to be had.
-    #[error("no directory for images: set XDG_CACHE_HOME or HOME")]
-    NoCache,
     /// The store was made by another version.
     #[error(
         "the images in {} are kept in form {found}, and this program knows form {known}: remove that \

@@ -23,7 +23,6 @@ mod save;
 mod stored;
 
 use std::{
-    env,
     fs::{self, File},
     io,
     path::{Path, PathBuf},
@@ -105,22 +104,6 @@ pub trait Unpack: Sync {
 }
 
 impl Store {
-    /// Where images are kept: `$XDG_CACHE_HOME/crumble/images`, or `~/.cache/crumble/images`.
-    ///
-    /// # Errors
-    /// [`Error::NoCache`] if neither variable is set to an absolute path.
-    pub fn of_user() -> Result<PathBuf> {
-        let absolute = |name| {
-            env::var_os(name)
-                .map(PathBuf::from)
-                .filter(|path| path.is_absolute())
-        };
-        absolute("XDG_CACHE_HOME")
-            .or_else(|| absolute("HOME").map(|home| home.join(".cache")))
-            .map(|base| base.join("crumble").join("images"))
-            .ok_or(Error::NoCache)
-    }
-
     /// Opens the store in a directory, which is made if need be. It knows of no registries'
     /// settings.
     ///
