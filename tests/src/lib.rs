@@ -19,3 +19,10 @@ pub const NETWORK_PROGRAMS: &[(&str, &str)] = &[
 
 /// As [`NETWORK_PROGRAMS`], for the tests of machines.
 pub const MACHINE_PROGRAMS: &[(&str, &str)] = &[("skopeo", "skopeo")];
+
+/// Programs that judge what crates write, and the Debian package of each.
+pub const JUDGES: &[(&str, &str)] = &[
+    ("fsck.erofs", "erofs-utils"),
+    ("sfdisk", "fdisk"),
+    ("sgdisk", "gdisk"),
+];

@@ -37,6 +37,9 @@ pub(crate) fn test(stages: &[Stage]) -> Result {
     let begin = Instant::now();
     // Everything is installed and built before anything is timed, and the testbed boots once: after
     // that, because packages replace files of the host that it has looked at, /etc/passwd for one.
+    if stages.contains(&Stage::Crates) {
+        setup::for_crate_tests()?;
+    }
     if stages.contains(&Stage::Network) {
         setup::for_network()?;
     }
