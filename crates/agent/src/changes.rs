@@ -214,9 +214,15 @@ impl<W: Write> Layer<'_, W> {
             .iter()
             .map(|(name, value)| (format!("SCHILY.xattr.{name}"), value.clone()));
         before.extend(attributes);
-        let before = before.iter().map(|(key, value)| (key.as_str(), &value[..]));
-        self.archive.append_pax_extensions(before)?;
+        self.precede(&before)?;
         Ok(header)
+    }
+
+    /// Writes what does not fit the header that comes next.
+    fn precede(&mut self, records: &[Named]) -> io::Result<()> {
+        let records = records.iter();
+        let records = records.map(|(key, value)| (key.as_str(), &value[..]));
+        self.archive.append_pax_extensions(records)
     }
 
     fn whiteout(&mut self, name: &Path, removed: &OsStr) -> io::Result<()> {
@@ -235,8 +241,7 @@ impl<W: Write> Layer<'_, W> {
             let name = name.as_os_str().as_bytes();
             fit("path", name, &mut header.name, &mut before);
         }
-        let before = before.iter().map(|(key, value)| (key.as_str(), &value[..]));
-        self.archive.append_pax_extensions(before)?;
+        self.precede(&before)?;
         header.set_cksum();
         self.archive.append(&header, io::empty())
     }

@@ -4,27 +4,19 @@ use std::{fs, path::Path};
 
 use nix::{
     errno::Errno,
-    mount::{MsFlags, mount, umount},
+    mount::{MsFlags, umount},
 };
 
 use crate::{
     error::{Result, cannot, errno},
-    mounts::directory,
+    mounts::mount_at,
 };
 
 /// The node of the disk with this serial number. Its partitions' nodes have a number after it.
 pub(crate) fn find(serial: &str) -> Result<String> {
     // /sys is mounted in the new root, which is not there yet.
     const SYSFS: &str = "/crumble/sys";
-    directory(SYSFS, 0o755)?;
-    mount(
-        Some("sysfs"),
-        SYSFS,
-        Some("sysfs"),
-        MsFlags::empty(),
-        None::<&str>,
-    )
-    .map_err(cannot("mount /sys"))?;
+    mount_at("sysfs", SYSFS, "sysfs", MsFlags::empty(), "")?;
     let found = find_in(&Path::new(SYSFS).join("block"), serial);
     // Nobody else uses it.
     let _ = umount(SYSFS);

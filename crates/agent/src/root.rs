@@ -53,15 +53,13 @@ pub(crate) fn enter(root: &Root) -> Result<Option<(OwnedFd, bool)>> {
 }
 
 fn overlay(lower: &Lower, upper: &Upper) -> Result<OwnedFd> {
-    // Directories that were there before are made anew under another name: a layer has no word for one
-    // that was renamed.
-    let redirect = matches!(lower, Lower::Tag(_));
-    let lower = match lower {
+    let (lower, redirect) = match lower {
         Lower::Tag(tag) => {
             mount_at(tag, LOWER, "virtiofs", MsFlags::MS_RDONLY, "")?;
-            LOWER.to_owned()
+            (LOWER.to_owned(), "on")
         }
-        Lower::Layers { serial, count } => layers(serial, *count)?,
+        // A layer of an image has no word for a directory of a lower one that was renamed.
+        Lower::Layers { serial, count } => (layers(serial, *count)?, "off"),
     };
     match upper {
         Upper::Memory => mount_at("tmpfs", UPPER, "tmpfs", MsFlags::empty(), "mode=755")?,
@@ -73,7 +71,6 @@ fn overlay(lower: &Lower, upper: &Upper) -> Result<OwnedFd> {
     let (upper, work) = (format!("{UPPER}/upper"), format!("{UPPER}/work"));
     directory(&upper, 0o755)?;
     directory(&work, 0o755)?;
-    let redirect = if redirect { "on" } else { "off" };
     let options =
         format!("lowerdir={lower},upperdir={upper},workdir={work},redirect_dir={redirect}");
     mount_at("overlay", NEW_ROOT, "overlay", MsFlags::empty(), &options)?;
