@@ -6,6 +6,7 @@ use std::os::fd::BorrowedFd;
 use smallvec::SmallVec;
 use vm_memory::{GuestMemory, Permissions, VolatileSlice};
 
+use super::journal::Note;
 use super::queue::Memory;
 use super::vectored;
 
@@ -83,6 +84,22 @@ impl<'a> Buffers<'a> {
             copied = copied.saturating_add(rest.len().min(slice.len()));
         }
         self.advance(copied);
+        copied
+    }
+
+    /// Copies what is left of `other` to the front, which is used up by it; how many, as
+    /// [`Buffers::peek`].
+    pub fn copy(&mut self, mut other: Buffers<'_>) -> usize {
+        let mut copied = 0_usize;
+        while let (Some(to), Some(from)) = (self.left().first(), other.left().first()) {
+            let count = to.len().min(from.len());
+            if let Ok(from) = from.subslice(0, count) {
+                from.copy_to_volatile_slice(*to);
+            }
+            self.advance(count);
+            other.advance(count);
+            copied = copied.saturating_add(count);
+        }
         copied
     }
 
@@ -165,6 +182,23 @@ impl<'a> Buffers<'a> {
         vectored::read(fd, self.left(), rest)
     }
 
+    /// Sends from the front to the stream `fd` with one call that does not wait, and leaves it; how
+    /// many bytes were taken, which `note` tells a successor too.
+    ///
+    /// # Errors
+    /// What `sendmmsg` says.
+    pub fn send(&self, fd: BorrowedFd<'_>, note: &Note<'_>) -> io::Result<usize> {
+        vectored::send(fd, self.left(), note)
+    }
+
+    /// Receives from the stream `fd` to the front, as [`Buffers::send`]; 0 at the stream's end.
+    ///
+    /// # Errors
+    /// What `recvmmsg` says.
+    pub fn receive(&self, fd: BorrowedFd<'_>, note: &Note<'_>) -> io::Result<usize> {
+        vectored::receive(fd, self.left(), note)
+    }
+
     /// As [`Buffers::write_to`], to a place in a file.
     ///
     /// # Errors
@@ -179,6 +213,17 @@ impl<'a> Buffers<'a> {
     /// What `preadv` says.
     pub fn read_at(&self, fd: BorrowedFd<'_>, offset: u64) -> io::Result<usize> {
         vectored::read_at(fd, self.left(), offset)
+    }
+}
+
+impl<'a> From<VolatileSlice<'a>> for Buffers<'a> {
+    fn from(slice: VolatileSlice<'a>) -> Self {
+        let mut buffers = Self {
+            length: slice.len(),
+            ..Self::default()
+        };
+        buffers.slices.push(slice);
+        buffers
     }
 }
 
@@ -237,6 +282,17 @@ mod tests {
             assert_eq!(content(&buffers), expected);
             assert_eq!(buffers.len(), expected.len());
         }
+    }
+
+    #[test]
+    fn copying_crosses_pieces_of_both() {
+        let mut from = vec![b"ab".to_vec(), vec![], b"cdef".to_vec()];
+        let mut parts = vec![vec![0; 3], vec![], vec![0; 1], vec![0; 1]];
+        let mut to = buffers(&mut parts);
+        assert_eq!(to.copy(buffers(&mut from)), 5);
+        assert!(to.is_empty());
+        drop(to);
+        assert_eq!(parts.concat(), b"abcde");
     }
 
     #[test]

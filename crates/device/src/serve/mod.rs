@@ -5,6 +5,7 @@
 
 mod backend;
 mod buffers;
+mod journal;
 mod queue;
 mod slots;
 mod vectored;
@@ -26,6 +27,7 @@ use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
 pub use backend::Sources;
 pub use buffers::Buffers;
+pub use journal::{Journal, Note};
 pub use queue::{Chain, Memory, Queue};
 pub use slots::{Slots, Speaker};
 pub use virtio_queue::{Reader, Writer};

@@ -107,6 +107,13 @@ impl<'a> Queue<'a> {
         self.is_ready() && !self.state.broken
     }
 
+    /// How many chains were given back since the driver began the queue, modulo 2^16: the used
+    /// ring's index (virtio 1.2, section 2.7.8), which the driver sees at the same time.
+    #[must_use]
+    pub fn used_index(&self) -> u16 {
+        self.vring.get_queue().next_used()
+    }
+
     pub(super) fn is_ready(&self) -> bool {
         self.vring.is_enabled() && self.vring.get_queue().ready()
     }

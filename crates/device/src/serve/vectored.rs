@@ -12,6 +12,8 @@ use nix::libc;
 use smallvec::SmallVec;
 use vm_memory::VolatileSlice;
 
+use super::journal::Note;
+
 /// Slices in one call: a chain of a queue of 256 has fewer. What does not fit is for the next call; the
 /// kernel takes 1024.
 const MOST: usize = 256;
@@ -58,6 +60,49 @@ pub(super) fn read(
     // mutably for the length of the call.
     let read = unsafe { libc::readv(fd.as_raw_fd(), vectors.as_ptr(), count) };
     usize::try_from(read).map_err(|_| io::Error::last_os_error())
+}
+
+/// sendmmsg(2) of guest memory to a stream, as one message, without waiting.
+pub(super) fn send(
+    fd: BorrowedFd<'_>,
+    slices: &[VolatileSlice<'_>],
+    note: &Note<'_>,
+) -> io::Result<usize> {
+    message(libc::SYS_sendmmsg, fd, slices, note)
+}
+
+/// recvmmsg(2) from a stream into guest memory, as one message, without waiting.
+pub(super) fn receive(
+    fd: BorrowedFd<'_>,
+    slices: &[VolatileSlice<'_>],
+    note: &Note<'_>,
+) -> io::Result<usize> {
+    message(libc::SYS_recvmmsg, fd, slices, note)
+}
+
+/// The system call itself: musl makes one of another kind of it, whose result the kernel does not
+/// note.
+fn message(
+    call: libc::c_long,
+    fd: BorrowedFd<'_>,
+    slices: &[VolatileSlice<'_>],
+    note: &Note<'_>,
+) -> io::Result<usize> {
+    let (vectors, _) = vectors(slices);
+    let header = note.header(vectors.as_ptr().addr() as u64, vectors.len() as u64);
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    let timeout = std::ptr::null::<libc::timespec>();
+    // SAFETY: `header` is a `struct mmsghdr` in memory that is mapped for as long as `note` lives,
+    // aligned as `Journal::note` saw to, and the only one of it (1). It names `vectors`, which live
+    // until the call returns and each of which is mapped memory as in `write` and `read`, and
+    // nothing else. It is shared with no process that runs, and if one changed it, it would name
+    // addresses of this process, which the kernel checks. recvmmsg takes no time limit, and sendmmsg
+    // no fifth argument.
+    let done = unsafe { libc::syscall(call, fd.as_raw_fd(), header, 1, flags, timeout) };
+    if done < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(note.count())
 }
 
 /// `offset` as the kernel takes it.
