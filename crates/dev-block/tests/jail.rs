@@ -275,7 +275,8 @@ fn a_process_that_is_killed_loses_nothing_and_another_one_finishes_its_work() {
         assert_written(&files[0], &writer.flushed);
         // The next one goes on where the used ring ends, as the VMM has it do.
         process = ready(&config, &files);
-        resume(&mut writer.driver, &process);
+        let stream = process.socket.try_clone().unwrap();
+        writer.driver.resume(stream, PATIENCE).unwrap();
     }
     while !writer.open.is_empty() {
         let used = writer.driver.queues[0].wait(PATIENCE).unwrap();
@@ -284,24 +285,6 @@ fn a_process_that_is_killed_loses_nothing_and_another_one_finishes_its_work() {
     let all: Vec<_> = (0..writer.next).collect();
     assert_eq!(writer.flushed, all);
     assert_written(&files[0], &all);
-}
-
-/// Tells a new process what guest and device have agreed on.
-fn resume(driver: &mut Driver, process: &Process) {
-    let stream = process.socket.try_clone().unwrap();
-    let mut frontend = Frontend::new(stream, PATIENCE).unwrap();
-    frontend.set_owner().unwrap();
-    assert_eq!(
-        frontend.features().unwrap() & driver.features,
-        driver.features
-    );
-    frontend.set_protocol_features(PROTOCOL_REPLY_ACK).unwrap();
-    frontend.set_features(driver.features).unwrap();
-    frontend.set_memory(&driver.memory).unwrap();
-    driver.frontend = frontend;
-    let base = driver.queues[0].used_index();
-    driver.start_queue(0, base).unwrap();
-    driver.queues[0].kick_anyway().unwrap();
 }
 
 /// The calls of a kind that a process makes, counted by strace; none if there is no strace, or it may

@@ -18,7 +18,7 @@ use std::thread;
 use std::time::Instant;
 
 use dev_vsock::request::Op;
-use dev_vsock::{Inbox, Vsock};
+use dev_vsock::{Inbox, Legacy, Vsock};
 use device::serve::Server;
 use guest::{CID, Guest};
 use handoff::Launched;
@@ -33,7 +33,7 @@ const ROUND_TRIPS: u32 = 20_000;
 const OPEN: &str = "crumble-dev-vsock: open";
 
 /// A number that is better if it is larger.
-type Case = (&'static str, fn(&Process) -> f64);
+type Case = (&'static str, fn(&mut Process) -> f64);
 
 const CASES: [Case; 3] = [
     ("guest to host, MB/s", to_host),
@@ -51,8 +51,8 @@ fn main() {
         let mut rates = [Vec::new(), Vec::new()];
         for _ in 0..ROUNDS {
             let [jailed, open] = &mut rates;
-            jailed.push(run(&ready(launch(CID))));
-            open.push(run(&ready(launch_program(Path::new(&this), OPEN, CID))));
+            jailed.push(run(&mut ready(launch(CID))));
+            open.push(run(&mut ready(launch_program(Path::new(&this), OPEN, CID))));
         }
         let [jailed, open] = rates.map(median);
         println!("{name}: {jailed:.0}, {open:.0}, {:.3}", jailed / open);
@@ -79,13 +79,21 @@ fn serve() {
     let control = answer.ready().unwrap();
     let inbox = Arc::new(Inbox::new().unwrap());
     let (sender, _accepted) = sync_channel(1);
-    let device = Vsock::new(config.try_into().unwrap(), Arc::clone(&inbox), sender).unwrap();
+    let legacy = Legacy {
+        journal: resources.take("journal").unwrap(),
+        streams: Vec::new(),
+    };
+    let config = config.try_into().unwrap();
+    let device = Vsock::new(config, Arc::clone(&inbox), sender, legacy).unwrap();
     let server = Server::new(device, resources.take("vhost-user").unwrap()).unwrap();
     let stopper = server.stopper();
     thread::spawn(move || {
-        while let Ok(Some((Request::Connect { port }, fds))) = control.receive() {
+        while let Ok(Some((request, fds))) = control.receive() {
+            let Request::Connect(wanted) = request else {
+                continue;
+            };
             for stream in fds {
-                inbox.connect(port, stream.into());
+                inbox.connect(wanted, stream.into());
             }
         }
         stopper.stop();
@@ -93,7 +101,7 @@ fn serve() {
     server.serve().unwrap();
 }
 
-fn to_host(process: &Process) -> f64 {
+fn to_host(process: &mut Process) -> f64 {
     let mut guest = process.guest();
     let mut stream = process.connect(1);
     let (host_port, guest_port) = guest.accept();
@@ -121,7 +129,7 @@ fn to_host(process: &Process) -> f64 {
     TOTAL as f64 / 1e6 / start.elapsed().as_secs_f64()
 }
 
-fn to_guest(process: &Process) -> f64 {
+fn to_guest(process: &mut Process) -> f64 {
     let mut guest = process.guest();
     let mut stream = process.connect(1);
     let (host_port, guest_port) = guest.accept();
@@ -143,7 +151,7 @@ fn to_guest(process: &Process) -> f64 {
     TOTAL as f64 / 1e6 / start.elapsed().as_secs_f64()
 }
 
-fn round_trips(process: &Process) -> f64 {
+fn round_trips(process: &mut Process) -> f64 {
     let mut guest: Guest = process.guest();
     let mut stream = process.connect(1);
     let (host_port, guest_port) = guest.accept();

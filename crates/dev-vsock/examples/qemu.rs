@@ -10,6 +10,7 @@
 //! Connections of the guest to port N (those listed) go to the Unix socket /tmp/vsock_N.
 
 use std::error::Error;
+use std::fs::File;
 use std::io::{Read, copy};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -17,8 +18,10 @@ use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::thread::spawn;
 
-use dev_vsock::{Inbox, Vsock};
+use dev_vsock::{Accepted, Inbox, Legacy, Vsock};
 use device::serve::Server;
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use wire::vsock::{JOURNAL_SIZE, Stream};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut args = std::env::args().skip(1);
@@ -33,22 +36,29 @@ fn main() -> Result<(), Box<dyn Error>> {
         accept_ports,
     };
     let inbox = Arc::new(Inbox::new()?);
-    let (sender, accepted) = sync_channel::<(u32, UnixStream)>(64);
-    let device = Vsock::new(config.try_into()?, Arc::clone(&inbox), sender)?;
+    let (sender, accepted) = sync_channel::<Accepted>(64);
+    let journal = File::from(memfd_create("journal", MFdFlags::MFD_CLOEXEC)?);
+    journal.set_len(JOURNAL_SIZE)?;
+    let legacy = Legacy {
+        journal: journal.into(),
+        streams: Vec::new(),
+    };
+    let device = Vsock::new(config.try_into()?, Arc::clone(&inbox), sender, legacy)?;
     let vhost = UnixListener::bind(vhost)?;
     let listener = UnixListener::bind(&host)?;
     spawn(move || {
-        for stream in listener.incoming().map_while(Result::ok) {
+        for (id, stream) in (1..).zip(listener.incoming().map_while(Result::ok)) {
             let port = first_line(&stream).parse();
             if let Ok(port) = port {
-                inbox.connect(port, stream);
+                inbox.connect(Stream { id, port }, stream);
             }
         }
     });
     spawn(move || {
-        for (port, stream) in accepted {
+        for accepted in accepted {
+            let port = accepted.stream.port;
             if let Ok(server) = UnixStream::connect(format!("{host}_{port}")) {
-                join(stream, server);
+                join(accepted.theirs, server);
             }
         }
     });

@@ -1,15 +1,15 @@
 //! One connection: the Unix stream on the host's side of it, and the credit of both sides.
 
-use std::collections::VecDeque;
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read};
 use std::net::Shutdown;
 use std::num::Wrapping;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 
-use device::serve::Readiness;
+use device::serve::{Buffers, Readiness};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::journal::{self, Journal, Record};
 use crate::request::{HOST_CID, Header, Op, SHUTDOWN_RECEIVE, SHUTDOWN_SEND, TYPE_STREAM};
 
 /// Names a connection: the guest's context id and the host's are the same for all.
@@ -34,12 +34,11 @@ pub(crate) struct Control {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     /// The host wants it; the request waits for a buffer of the guest.
-    Wanted,
+    Wanted = 1,
     /// The request is with the guest.
     Requested,
     /// The guest wants it; our response waits for a buffer.
     Accepted,
-    /// Open.
     Open,
     /// The guest knows it no more; what it sent is still on its way to the stream.
     Draining,
@@ -49,6 +48,9 @@ enum Phase {
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) key: Key,
+    /// The stream's number ([`wire::vsock::Stream`]).
+    id: u32,
+    slot: u16,
     stream: UnixStream,
     phase: Phase,
     /// How many of the guest's buffers to offer the next read: small for messages, large for
@@ -65,7 +67,9 @@ pub(crate) struct Connection {
 
     // Guest to host.
     writable: bool,
-    backlog: VecDeque<u8>,
+    /// What waits for the stream is so many bytes of the journal's backlog, from `start` on.
+    start: usize,
+    waiting: usize,
     buffer: u32,
     received: Wrapping<u32>,
     forwarded: Wrapping<u32>,
@@ -80,20 +84,22 @@ pub(crate) struct Connection {
 
 impl Connection {
     /// The host wants `stream` connected to the guest.
-    pub(crate) fn wanted(key: Key, stream: UnixStream, buffer: u32) -> Self {
-        Self::new(key, stream, buffer, Phase::Wanted)
+    pub(crate) fn wanted(key: Key, stream: UnixStream, id: u32) -> Self {
+        Self::new(key, stream, id, Phase::Wanted)
     }
 
     /// The guest connected to the host with `request`; `stream` leads to whoever serves the port.
-    pub(crate) fn accepted(key: Key, stream: UnixStream, buffer: u32, request: &Header) -> Self {
-        let mut connection = Self::new(key, stream, buffer, Phase::Accepted);
+    pub(crate) fn accepted(key: Key, stream: UnixStream, id: u32, request: &Header) -> Self {
+        let mut connection = Self::new(key, stream, id, Phase::Accepted);
         connection.note_credit(request);
         connection
     }
 
-    fn new(key: Key, stream: UnixStream, buffer: u32, phase: Phase) -> Self {
+    fn new(key: Key, stream: UnixStream, id: u32, phase: Phase) -> Self {
         Self {
             key,
+            id,
+            slot: 0,
             stream,
             phase,
             appetite: 1,
@@ -104,8 +110,9 @@ impl Connection {
             guest_buffer: 0,
             guest_forwarded: Wrapping(0),
             writable: true,
-            backlog: VecDeque::new(),
-            buffer,
+            start: 0,
+            waiting: 0,
+            buffer: 0,
             received: Wrapping(0),
             forwarded: Wrapping(0),
             advertised: Wrapping(0),
@@ -114,6 +121,85 @@ impl Connection {
             credit_asked: false,
             shutdown_told: 0,
         }
+    }
+
+    /// It has this slot from now on, and the buffer that belongs to it.
+    pub(crate) fn settle_in(&mut self, slot: u16) {
+        self.slot = slot;
+        self.buffer = u32::try_from(journal::buffer(slot)).unwrap_or(0);
+    }
+
+    /// What a successor has to know.
+    pub(crate) fn record(&self) -> Record {
+        let flag = |flag: bool, bit: u32| u32::from(flag) << bit;
+        let number = |count: usize| u32::try_from(count).unwrap_or(0);
+        [
+            self.phase as u32,
+            self.id,
+            self.key.host_port,
+            self.key.guest_port,
+            self.sent.0,
+            self.guest_buffer,
+            self.guest_forwarded.0,
+            number(self.start),
+            number(self.waiting),
+            self.received.0,
+            self.forwarded.0,
+            self.advertised.0,
+            self.guest_shutdown,
+            self.shutdown_told,
+            flag(self.source_ended, 0) | flag(self.sink_closed, 1) | flag(self.credit_asked, 2),
+            0,
+        ]
+    }
+
+    /// The number of the stream of the connection that left this record.
+    pub(crate) const fn id_of(record: &Record) -> u32 {
+        record[1]
+    }
+
+    /// The address of the connection that left this record.
+    pub(crate) const fn key_of(record: &Record) -> Key {
+        Key {
+            host_port: record[2],
+            guest_port: record[3],
+        }
+    }
+
+    /// A connection as it was in this slot; `None` if no connection leaves such a record.
+    pub(crate) fn restore(slot: u16, record: &Record, stream: UnixStream) -> Option<Self> {
+        let phases = [
+            Phase::Wanted,
+            Phase::Requested,
+            Phase::Accepted,
+            Phase::Open,
+            Phase::Draining,
+        ];
+        let phase = phases
+            .into_iter()
+            .find(|phase| *phase as u32 == record[0])?;
+        let number = |word: u32| usize::try_from(word).ok();
+        let flag = |bit: u32| record[14] & (1 << bit) != 0;
+        let restored = Self {
+            sent: Wrapping(record[4]),
+            guest_buffer: record[5],
+            guest_forwarded: Wrapping(record[6]),
+            start: number(record[7])?,
+            waiting: number(record[8])?,
+            received: Wrapping(record[9]),
+            forwarded: Wrapping(record[10]),
+            advertised: Wrapping(record[11]),
+            guest_shutdown: record[12],
+            shutdown_told: record[13],
+            source_ended: flag(0),
+            sink_closed: flag(1),
+            credit_asked: flag(2),
+            ..Self::new(Self::key_of(record), stream, Self::id_of(record), phase)
+        };
+        let waiting = (restored.received - restored.forwarded).0;
+        let fits =
+            restored.waiting <= journal::buffer(slot) && number(waiting)? == restored.waiting;
+        fits.then_some(restored)
     }
 
     pub(crate) fn stream(&self) -> &UnixStream {
@@ -130,9 +216,14 @@ impl Connection {
         self.phase == Phase::Draining
     }
 
+    /// Something waits for the stream, which takes it.
+    pub(crate) fn may_flush(&self) -> bool {
+        self.writable && self.waiting > 0
+    }
+
     /// Nothing of the guest's is left to be delivered.
     pub(crate) fn is_drained(&self) -> bool {
-        self.backlog.is_empty()
+        self.waiting == 0
     }
 
     /// Whether the other end of the stream is closed.
@@ -142,12 +233,12 @@ impl Connection {
     }
 
     /// Takes in what epoll says of the stream, and writes what can be written.
-    pub(crate) fn note_readiness(&mut self, readiness: Readiness) {
+    pub(crate) fn note_readiness(&mut self, readiness: Readiness, journal: &Journal) {
         self.readable |= readiness.readable;
         self.ending |= readiness.ending;
         if readiness.writable {
             self.writable = true;
-            self.flush();
+            self.flush(journal);
         }
         if readiness.gone && self.phase != Phase::Draining {
             // Nobody reads what the guest sends.
@@ -181,9 +272,15 @@ impl Connection {
         self.credit_asked = true;
     }
 
-    /// Payload from the guest. It violates the protocol if it is more than we have room for, or
-    /// comes outside of an open connection, or after the guest said that it sends no more.
-    pub(crate) fn deliver(&mut self, data: &[u8]) -> Result<(), Violation> {
+    /// Payload from the guest, of which a process before this one wrote the first `begun` bytes. It
+    /// violates the protocol if it is more than we have room for, or comes outside of an open
+    /// connection, or after the guest said that it sends no more.
+    pub(crate) fn deliver(
+        &mut self,
+        mut data: Buffers<'_>,
+        begun: usize,
+        journal: &Journal,
+    ) -> Result<(), Violation> {
         let length = u32::try_from(data.len()).map_err(|_| Violation)?;
         let waiting = (self.received - self.forwarded).0;
         let open = matches!(self.phase, Phase::Open | Phase::Accepted);
@@ -194,37 +291,40 @@ impl Connection {
             return Err(Violation);
         }
         self.received += length;
-        let written = if self.backlog.is_empty() {
-            self.write(data)
-        } else {
-            0
-        };
+        let begun = begun.min(data.len());
+        self.count_forwarded(begun);
+        data.advance(begun);
+        if self.waiting == 0 {
+            let sent = self.send(&data, journal);
+            data.advance(sent);
+        }
         if self.sink_closed {
             self.forwarded = self.received;
         } else {
-            self.backlog.extend(data.iter().skip(written));
+            let end = self.start.saturating_add(self.waiting);
+            let mut backlog = journal.backlog(self.slot, end, data.len());
+            self.waiting = self.waiting.saturating_add(backlog.copy(data));
         }
         Ok(())
     }
 
-    /// Writes as much of `data` as the stream takes now.
-    fn write(&mut self, data: &[u8]) -> usize {
-        let mut written = 0;
-        while self.writable && !self.sink_closed {
-            let Some(rest) = data.get(written..).filter(|rest| !rest.is_empty()) else {
+    /// Sends as much of `data` as the stream takes with one call.
+    fn send(&mut self, data: &Buffers<'_>, journal: &Journal) -> usize {
+        while self.writable && !self.sink_closed && !data.is_empty() {
+            let Some(note) = journal.sender(self.slot) else {
                 break;
             };
-            match self.stream.write(rest) {
+            match data.send(self.stream.as_fd(), &note) {
                 Ok(count) => {
-                    written = written.saturating_add(count);
                     self.count_forwarded(count);
+                    return count;
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => self.writable = false,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(_) => self.close_sink(),
             }
         }
-        written
+        0
     }
 
     fn count_forwarded(&mut self, count: usize) {
@@ -234,25 +334,52 @@ impl Connection {
     /// Nobody reads the stream: what the guest has sent is dropped, what it sends still counts.
     fn close_sink(&mut self) {
         self.sink_closed = true;
-        self.backlog = VecDeque::new();
+        self.waiting = 0;
         self.forwarded = self.received;
     }
 
-    fn flush(&mut self) {
-        while self.writable && !self.backlog.is_empty() {
-            let mut backlog = std::mem::take(&mut self.backlog);
-            let written = self.write(backlog.as_slices().0);
-            if !self.sink_closed {
-                backlog.drain(..written);
-                self.backlog = backlog;
-            }
+    /// Writes what waits for the stream, as far as it takes it. Each call is a step of its own.
+    pub(crate) fn flush(&mut self, journal: &Journal) {
+        while self.may_flush() {
+            journal.flushing();
+            let sent = self.send(
+                &journal.backlog(self.slot, self.start, self.waiting),
+                journal,
+            );
+            self.leave_backlog(sent);
+            journal.decide(Some((self.slot, self.record())));
         }
         self.pass_end_on();
     }
 
+    fn leave_backlog(&mut self, count: usize) {
+        self.waiting = self.waiting.saturating_sub(count);
+        // A backlog that is empty begins where there is memory already.
+        self.start = if self.waiting == 0 {
+            0
+        } else {
+            let start = self.start.saturating_add(count);
+            start.checked_rem(journal::buffer(self.slot)).unwrap_or(0)
+        };
+    }
+
+    /// The record of a connection in this slot, `count` bytes of whose backlog have been written
+    /// since.
+    pub(crate) fn flushed(slot: u16, mut record: Record, count: usize) -> Record {
+        let size = u32::try_from(journal::buffer(slot)).unwrap_or(0);
+        let count = u32::try_from(count).unwrap_or(0).min(record[8]);
+        record[7] = record[7]
+            .saturating_add(count)
+            .checked_rem(size)
+            .unwrap_or(0);
+        record[8] = record[8].saturating_sub(count);
+        record[10] = record[10].wrapping_add(count);
+        record
+    }
+
     /// Ends the stream's direction once all before the guest's end has been written.
     fn pass_end_on(&mut self) {
-        if self.guest_shutdown & SHUTDOWN_SEND != 0 && self.backlog.is_empty() {
+        if self.guest_shutdown & SHUTDOWN_SEND != 0 && self.waiting == 0 {
             // It fails if the other end is gone, which the loop learns by itself.
             let _ = self.stream.shutdown(Shutdown::Write);
         }
@@ -370,17 +497,20 @@ impl Connection {
         }
     }
 
-    /// Reads payload for the guest; 0 if there is none now, or never again.
-    pub(crate) fn read(&mut self, buffer: &mut [u8]) -> usize {
+    /// Receives payload for the guest into its `buffers`; 0 if there is none now, or never again.
+    pub(crate) fn receive(&mut self, buffers: &Buffers<'_>, journal: &Journal) -> usize {
         loop {
-            match self.stream.read(buffer) {
+            let Some(note) = journal.receiver(self.slot) else {
+                return 0;
+            };
+            match buffers.receive(self.stream.as_fd(), &note) {
                 Ok(0) => {
                     self.source_ended = true;
                     return 0;
                 }
                 Ok(count) => {
                     // The next byte raises a new edge, but an end that was reported does not.
-                    self.readable = count == buffer.len() || self.ending;
+                    self.readable = count == buffers.reach() || self.ending;
                     return count;
                 }
                 Err(error) => match error.kind() {

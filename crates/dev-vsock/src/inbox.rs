@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Mutex, PoisonError};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use wire::vsock::Stream;
 
 /// Makes the device's loop call it.
 #[derive(Debug)]
@@ -44,7 +45,7 @@ impl AsFd for Wake {
 #[derive(Debug)]
 pub struct Inbox {
     wake: Wake,
-    requests: Mutex<Vec<(u32, UnixStream)>>,
+    requests: Mutex<Vec<(Stream, UnixStream)>>,
 }
 
 impl Inbox {
@@ -59,10 +60,10 @@ impl Inbox {
         })
     }
 
-    /// Asks for `stream` to be connected to `port` of the guest. If the guest refuses, the stream
-    /// is closed.
-    pub fn connect(&self, port: u32, stream: UnixStream) {
-        self.lock().push((port, stream));
+    /// Asks for `stream` to be connected to its port of the guest. If the guest refuses, the stream
+    /// is closed. Numbers grow.
+    pub fn connect(&self, wanted: Stream, stream: UnixStream) {
+        self.lock().push((wanted, stream));
         self.wake.wake();
     }
 
@@ -70,12 +71,12 @@ impl Inbox {
         &self.wake
     }
 
-    pub(crate) fn take(&self) -> Vec<(u32, UnixStream)> {
+    pub(crate) fn take(&self) -> Vec<(Stream, UnixStream)> {
         self.wake.clear();
         std::mem::take(&mut *self.lock())
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(u32, UnixStream)>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(Stream, UnixStream)>> {
         self.requests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -17,10 +17,11 @@ mod backend;
 pub mod config;
 mod device;
 mod inbox;
+mod journal;
 pub mod request;
 mod serve;
 mod table;
 
-pub use self::device::Vsock;
+pub use self::device::{Accepted, Legacy, Vsock};
 pub use inbox::{Inbox, Wake};
 pub use serve::{Error, Process};

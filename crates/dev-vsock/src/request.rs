@@ -122,6 +122,20 @@ impl Header {
         bytes
     }
 
+    /// A reset of the connection between these ports, which answers nothing.
+    #[must_use]
+    pub fn reset_of(guest_cid: u64, host_port: u32, guest_port: u32) -> Self {
+        Self {
+            src_cid: HOST_CID,
+            dst_cid: guest_cid,
+            src_port: host_port,
+            dst_port: guest_port,
+            kind: TYPE_STREAM,
+            op: Op::Reset as u16,
+            ..Self::default()
+        }
+    }
+
     /// The reset that answers this packet.
     #[must_use]
     pub fn reset(&self) -> Self {

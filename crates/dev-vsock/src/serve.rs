@@ -9,13 +9,15 @@ use std::thread;
 
 use device::serve::{Server, Stopper};
 use device::{Builder, Channel, Confined, Resources};
-use wire::vsock::{Event, Request};
+use wire::vsock::{Event, Request, Stream};
 
 use crate::config::{self, Config};
-use crate::{Inbox, Vsock};
+use crate::{Accepted, Inbox, Legacy, Vsock};
 
-/// The listening socket that the front end connects to.
+/// Resources: the listening socket that the front end connects to, and what the process before this
+/// one wrote down.
 const VHOST_USER: &str = "vhost-user";
+const JOURNAL: &str = "journal";
 
 /// Connections of the guest that may wait for the supervisor; further ones are refused.
 const MAX_ANNOUNCED: usize = 64;
@@ -32,6 +34,9 @@ pub enum Error {
     /// The operating system.
     #[error("the vsock device cannot start")]
     System(#[from] io::Error),
+    /// The supervisor.
+    #[error("the supervisor wants a connection before it said which ones there are")]
+    Early,
     /// vhost-user.
     #[error("the vsock device cannot be served")]
     Serve(#[from] device::serve::Error),
@@ -42,6 +47,7 @@ pub enum Error {
 pub struct Process {
     config: Config,
     listener: OwnedFd,
+    journal: OwnedFd,
 }
 
 impl Builder for Process {
@@ -53,13 +59,21 @@ impl Builder for Process {
         Ok(Self {
             config: config.try_into()?,
             listener: resources.take(VHOST_USER)?,
+            journal: resources.take(JOURNAL)?,
         })
     }
 
     fn serve(self, _jail: Confined, control: Channel) -> Result<(), Error> {
         let inbox = Arc::new(Inbox::new()?);
         let (sender, accepted) = sync_channel(MAX_ANNOUNCED);
-        let device = Vsock::new(self.config, Arc::clone(&inbox), sender)?;
+        let Some(streams) = take_over(&control)? else {
+            return Ok(());
+        };
+        let legacy = Legacy {
+            journal: self.journal,
+            streams,
+        };
+        let device = Vsock::new(self.config, Arc::clone(&inbox), sender, legacy)?;
         let server = Server::new(device, self.listener)?;
         let stopper = server.stopper();
         let events = control.try_clone()?;
@@ -74,10 +88,32 @@ impl Builder for Process {
     }
 }
 
+/// Takes the streams of the process before this one; `None` if the supervisor is gone.
+fn take_over(control: &Channel) -> Result<Option<Vec<(Stream, UnixStream)>>, Error> {
+    let mut streams = Vec::new();
+    loop {
+        match control.receive::<Request>()? {
+            Some((Request::Resume(kept), fds)) => {
+                streams.extend(kept.into_iter().zip(fds.into_iter().map(UnixStream::from)));
+            }
+            Some((Request::Begin, _)) => return Ok(Some(streams)),
+            Some((Request::Connect(_), _)) => return Err(Error::Early),
+            None => return Ok(None),
+        }
+    }
+}
+
 /// Passes the guest's connections to the supervisor until either is gone.
-fn announce(events: &Channel, accepted: &Receiver<(u32, UnixStream)>) {
-    for (port, stream) in accepted {
-        if let Err(error) = events.send(&Event::Accepted { port }, &[stream.as_fd()]) {
+fn announce(events: &Channel, accepted: &Receiver<Accepted>) {
+    for Accepted {
+        stream,
+        theirs,
+        ours,
+    } in accepted
+    {
+        let ends = [theirs.as_fd(), ours.as_fd()];
+        if let Err(error) = events.send(&Event::Accepted(stream), &ends) {
+            let port = stream.port;
             device::report(&format!("a connection to port {port} is lost: {error}"));
         }
     }
@@ -87,10 +123,14 @@ fn announce(events: &Channel, accepted: &Receiver<(u32, UnixStream)>) {
 fn obey(control: &Channel, inbox: &Inbox, stopper: &Stopper) {
     loop {
         match control.receive::<Request>() {
-            Ok(Some((Request::Connect { port }, fds))) => {
+            Ok(Some((Request::Connect(wanted), fds))) => {
                 for stream in fds.into_iter().take(1) {
-                    inbox.connect(port, stream.into());
+                    inbox.connect(wanted, stream.into());
                 }
+            }
+            Ok(Some((Request::Resume(_) | Request::Begin, _))) => {
+                device::report("the supervisor begins again, which is nonsense");
+                break;
             }
             Ok(None) => break,
             Err(error) => {

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use device::serve::{Slots, Speaker};
 
 use crate::backend::{Connection, Key};
+use crate::journal::Change;
 
 /// The most connections at a time.
 pub(crate) const MAX_CONNECTIONS: usize = 4096;
@@ -28,11 +29,6 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// Connections, drained ones included.
-    pub(crate) fn len(&self) -> usize {
-        self.slots.len()
-    }
-
     pub(crate) fn get_mut(&mut self, slot: u16) -> Option<&mut Connection> {
         self.slots.get_mut(slot)
     }
@@ -58,13 +54,39 @@ impl Table {
 
     /// Adds a connection whose key is not in use; `None` if there are too many.
     pub(crate) fn insert(&mut self, connection: Connection) -> Option<u16> {
-        if self.len() >= MAX_CONNECTIONS {
+        if self.slots.len() >= MAX_CONNECTIONS {
             return None;
         }
         let key = connection.key;
         let slot = self.slots.insert(connection)?;
+        self.slots.get_mut(slot)?.settle_in(slot);
         self.by_key.insert(key, slot);
         Some(slot)
+    }
+
+    /// Adds one that had this slot before; `false` if another has it or its key.
+    pub(crate) fn insert_at(&mut self, slot: u16, mut connection: Connection) -> bool {
+        let (key, draining) = (connection.key, connection.is_draining());
+        if !draining && self.by_key.contains_key(&key) {
+            return false;
+        }
+        connection.settle_in(slot);
+        let added = self.slots.insert_at(slot, connection);
+        if added && !draining {
+            self.by_key.insert(key, slot);
+        }
+        added
+    }
+
+    /// Ports that were handed out before, so that the next is another.
+    pub(crate) fn note_ports(&mut self, used: u32) {
+        self.ports_used = used;
+    }
+
+    /// What is kept of a slot.
+    pub(crate) fn change(&mut self, slot: u16) -> Change {
+        let record = self.get_mut(slot).map(|connection| connection.record());
+        (slot, record.unwrap_or_default())
     }
 
     /// Frees the address of a connection, which keeps its slot.

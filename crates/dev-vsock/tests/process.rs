@@ -13,7 +13,7 @@ use jailer::Exit;
 
 #[test]
 fn streams_travel_over_the_control_channel_both_ways() {
-    let (process, ready) = launch(CID);
+    let (mut process, ready) = launch(CID);
     ready.unwrap();
     let mut guest = process.guest();
     let mut stream = process.connect(1024);

@@ -147,6 +147,33 @@ impl Driver {
         Ok(driver)
     }
 
+    /// Tells another process, behind `stream`, what guest and device have agreed on, as a VMM does
+    /// when a device has died: each queue goes on where its used ring ends. What the process before
+    /// may have overlooked is signalled anew.
+    ///
+    /// # Errors
+    /// Any [`Error`]; [`Error::Refused`] if it does not offer the features in force.
+    pub fn resume(&mut self, stream: UnixStream, patience: Duration) -> Result<(), Error> {
+        let mut frontend = Frontend::new(stream, patience)?;
+        frontend.set_owner()?;
+        if frontend.features()? & self.features != self.features {
+            return Err(Error::Refused(Request::GetFeatures));
+        }
+        if self.features & F_PROTOCOL_FEATURES != 0 {
+            frontend.set_protocol_features(PROTOCOL_REPLY_ACK)?;
+        }
+        frontend.set_features(self.features)?;
+        frontend.set_memory(&self.memory)?;
+        self.frontend = frontend;
+        for (index, queue) in (0..).zip(&self.queues) {
+            self.start_queue(index, queue.device_index()?)?;
+        }
+        for queue in &mut self.queues {
+            queue.kick_anyway()?;
+        }
+        Ok(())
+    }
+
     /// Starts a queue at 0, or again at what [`Frontend::stop_ring`] returned.
     ///
     /// # Errors

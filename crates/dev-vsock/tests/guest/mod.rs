@@ -10,7 +10,9 @@
     reason = "the tests' numbers are small"
 )]
 
+use std::cell::Cell;
 use std::collections::{HashMap, VecDeque};
+use std::fs::File;
 use std::num::Wrapping;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -20,20 +22,30 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use dev_vsock::request::{HOST_CID, Header, Op, TYPE_STREAM};
-use dev_vsock::{Inbox, Vsock};
+use dev_vsock::{Accepted, Inbox, Legacy, Vsock};
 use device::serve::Server;
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use vq_driver::{Buffer, Driver, Setup};
+use wire::vsock::{JOURNAL_SIZE, Stream};
 
 pub const CID: u64 = 77;
 pub const PORT: u32 = 1025;
 pub const SECOND: Duration = Duration::from_secs(1);
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
+/// A journal that nobody has written yet.
+pub fn journal() -> File {
+    let file = File::from(memfd_create("journal", MFdFlags::MFD_CLOEXEC).unwrap());
+    file.set_len(JOURNAL_SIZE).unwrap();
+    file
+}
+
 /// The host's side: where connections are asked for and arrive.
 pub struct Host {
     pub inbox: Arc<Inbox>,
-    pub accepted: Receiver<(u32, UnixStream)>,
+    pub accepted: Receiver<Accepted>,
     pub socket: UnixStream,
+    connects: Cell<u32>,
     server: Option<JoinHandle<Result<(), device::serve::Error>>>,
 }
 
@@ -54,7 +66,17 @@ impl Host {
         };
         let inbox = Arc::new(Inbox::new().unwrap());
         let (sender, accepted) = sync_channel(64);
-        let device = Vsock::new(config.try_into().unwrap(), Arc::clone(&inbox), sender).unwrap();
+        let legacy = Legacy {
+            journal: journal().into(),
+            streams: Vec::new(),
+        };
+        let device = Vsock::new(
+            config.try_into().unwrap(),
+            Arc::clone(&inbox),
+            sender,
+            legacy,
+        );
+        let device = device.unwrap();
         let server = std::thread::spawn(move || {
             Server::new(device, OwnedFd::from(listener)).and_then(Server::serve)
         });
@@ -62,6 +84,7 @@ impl Host {
             inbox,
             accepted,
             socket,
+            connects: Cell::new(0),
             server: Some(server),
         }
     }
@@ -70,13 +93,16 @@ impl Host {
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_read_timeout(Some(PATIENCE)).unwrap();
         ours.set_write_timeout(Some(PATIENCE)).unwrap();
-        self.inbox.connect(port, theirs);
+        self.connects.set(self.connects.get() + 1);
+        let id = self.connects.get();
+        self.inbox.connect(Stream { id, port }, theirs);
         ours
     }
 
     pub fn accept(&self) -> UnixStream {
-        let (port, stream) = self.accepted.recv_timeout(PATIENCE).unwrap();
-        assert_eq!(port, PORT);
+        let accepted = self.accepted.recv_timeout(PATIENCE).unwrap();
+        assert_eq!(accepted.stream.port, PORT);
+        let stream = accepted.theirs;
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         stream
@@ -180,6 +206,17 @@ impl Guest {
         }
         guest.driver.queues[0].kick().unwrap();
         guest
+    }
+
+    /// Whether a packet can be sent without waiting for the device.
+    pub fn may_send(&mut self) -> bool {
+        self.reclaim();
+        !self.free.is_empty()
+    }
+
+    /// A driver that knows of nothing, whose rings begin at 0.
+    pub fn anew(self) -> Self {
+        Self::over(self.driver, self.layout, self.receive_size)
     }
 
     /// The guest restarts: a new driver, with rings that begin at 0, takes the device over.

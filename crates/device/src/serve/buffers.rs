@@ -191,6 +191,13 @@ impl<'a> Buffers<'a> {
         vectored::send(fd, self.left(), note)
     }
 
+    /// Bytes that are within the reach of one call: all of them, unless there are very many pieces.
+    #[must_use]
+    pub fn reach(&self) -> usize {
+        let slices = self.left().iter().take(vectored::MOST);
+        slices.map(VolatileSlice::len).sum()
+    }
+
     /// Receives from the stream `fd` to the front, as [`Buffers::send`]; 0 at the stream's end.
     ///
     /// # Errors

@@ -83,6 +83,26 @@ impl<T: Speaker> Slots<T> {
         Some(slot)
     }
 
+    /// Adds an item in a slot of its own choice; `false` if there is one in it.
+    pub fn insert_at(&mut self, slot: u16, item: T) -> bool {
+        let index = usize::from(slot);
+        while let Ok(next) = u16::try_from(self.entries.len())
+            && next <= slot
+        {
+            self.free.push(next);
+            self.entries.push(None);
+        }
+        let Some(entry @ None) = self.entries.get_mut(index) else {
+            return false;
+        };
+        *entry = Some(Entry {
+            item,
+            listed: false,
+        });
+        self.free.retain(|free| *free != slot);
+        true
+    }
+
     /// Takes an item out. Its slot is free for another.
     pub fn remove(&mut self, slot: u16) -> Option<T> {
         let entry = self.entries.get_mut(usize::from(slot))?.take()?;
@@ -157,6 +177,18 @@ mod tests {
             slots.spoke(slot);
         }
         assert_eq!(order, [0, 2, 0]);
+    }
+
+    #[test]
+    fn an_item_gets_the_slot_that_it_had() {
+        let mut slots = Slots::default();
+        assert!(slots.insert_at(2, 7_u8));
+        assert!(!slots.insert_at(2, 8));
+        assert_eq!(slots.len(), 1);
+        let mut others = [slots.insert(1), slots.insert(2), slots.insert(3)];
+        others.sort_unstable();
+        assert_eq!(others, [Some(0), Some(1), Some(3)]);
+        assert_eq!(slots.get_mut(2), Some(&mut 7));
     }
 
     #[test]

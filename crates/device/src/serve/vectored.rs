@@ -16,7 +16,7 @@ use super::journal::Note;
 
 /// Slices in one call: a chain of a queue of 256 has fewer. What does not fit is for the next call; the
 /// kernel takes 1024.
-const MOST: usize = 256;
+pub(super) const MOST: usize = 256;
 
 type Vectors = SmallVec<[libc::iovec; 24]>;
 
