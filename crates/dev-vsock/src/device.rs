@@ -134,14 +134,16 @@ impl Vsock {
         let mut kept: HashMap<u32, (Stream, UnixStream)> = kept.collect();
         let records: Vec<_> = self.journal.records().collect();
         for (slot, record) in records {
-            let stream = kept.remove(&Connection::id_of(&record));
+            let kept = kept.remove(&Connection::id_of(&record));
+            // One that is not kept has ended at its other end.
+            let stream = kept.map(|(_, stream)| stream).or_else(ended_stream);
             let restored = stream
-                .and_then(|(_, stream)| prepare(stream).ok())
+                .and_then(|stream| prepare(stream).ok())
                 .and_then(|stream| Connection::restore(slot, &record, stream))
                 .is_some_and(|connection| self.table.insert_at(slot, connection))
                 && self.watch(slot);
             if !restored {
-                // Its stream was not handed over in time, and ended with the process.
+                // No device of ours has written this.
                 let Key {
                     host_port,
                     guest_port,
@@ -525,6 +527,11 @@ impl Vsock {
         queue.push_all(given);
         self.journal.apply(change);
     }
+}
+
+/// A stream whose other end is closed.
+fn ended_stream() -> Option<UnixStream> {
+    UnixStream::pair().ok().map(|(ours, _)| ours)
 }
 
 /// Buffers of the guest's that one call may fill.

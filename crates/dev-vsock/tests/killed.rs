@@ -271,6 +271,21 @@ fn ends_are_told_though_they_came_while_nobody_was_there() {
 }
 
 #[test]
+fn a_stream_that_nobody_kept_ends_as_if_its_other_end_had_been_closed() {
+    let (mut process, mut guest) = start();
+    let _stream = process.connect(1);
+    let ports = guest.accept();
+    process.estate.streams.clear();
+    let _process = process.replace(&mut guest);
+    let mut flags = 0;
+    while flags != SHUTDOWN_SEND | SHUTDOWN_RECEIVE {
+        let (header, _) = guest.expect(Op::Shutdown);
+        assert_eq!((header.src_port, header.dst_port), ports);
+        flags |= header.flags;
+    }
+}
+
+#[test]
 fn a_driver_that_began_anew_while_nobody_was_there_is_not_bothered_with_old_connections() {
     let (mut process, mut guest) = start();
     let mut stream = process.connect(1);

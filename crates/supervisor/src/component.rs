@@ -142,6 +142,15 @@ impl Component {
         }
     }
 
+    /// Our end of its channel once more.
+    pub(crate) fn copy_channel(&self) -> Result<Channel, Error> {
+        let copy = self.channel.try_clone();
+        copy.map_err(|source| Error::Channel {
+            name: self.name.clone(),
+            source,
+        })
+    }
+
     /// That the process cannot be waited for.
     pub(crate) fn spawn_error(&self, source: jailer::Error) -> Error {
         Error::Spawn {

@@ -14,35 +14,9 @@ use crate::{
     component::{Component, Start},
     link,
     machine::system,
+    streams::Streams,
     unit::{self, Unit},
 };
-
-/// Both ends of the control channels that the owner uses as well.
-pub(crate) struct Channels {
-    vmm: (Channel, Channel),
-    vsock: Option<(Channel, Channel)>,
-}
-
-impl Channels {
-    pub(crate) fn new(vsock: bool) -> Result<Self, Error> {
-        Ok(Self {
-            vmm: pair("vmm")?,
-            vsock: vsock.then(|| pair("vsock")).transpose()?,
-        })
-    }
-
-    /// The owner's copy of the VMM's channel.
-    pub(crate) fn vmm(&self) -> Result<Channel, Error> {
-        let copy = self.vmm.0.try_clone();
-        copy.map_err(|source| named("vmm", source))
-    }
-
-    /// The owner's copy of the vsock device's channel.
-    pub(crate) fn vsock(&self) -> Result<Option<Channel>, Error> {
-        let copy = self.vsock.as_ref().map(|pair| pair.0.try_clone());
-        copy.transpose().map_err(|source| named("vsock", source))
-    }
-}
 
 /// Both ends of the control channel of the component `name`.
 pub(crate) fn pair(name: &str) -> Result<(Channel, Channel), Error> {
@@ -74,7 +48,11 @@ pub(crate) struct Launched {
 }
 
 /// Starts the VMM first: it loads the kernel while the devices are being started.
-pub(crate) fn launch(plan: &mut Plan, channels: Channels) -> Result<Launched, Error> {
+pub(crate) fn launch(
+    plan: &mut Plan,
+    vmm: (Channel, Channel),
+    vsock_streams: &Streams,
+) -> Result<Launched, Error> {
     let mut devices = std::mem::take(&mut plan.devices);
     let mut vsock = None;
     if let Some(config) = &plan.vsock {
@@ -89,25 +67,18 @@ pub(crate) fn launch(plan: &mut Plan, channels: Channels) -> Result<Launched, Er
         .unzip();
     let group = group(plan, &devices)?;
     let vmm_started = Instant::now();
-    let vmm = start_vmm(
-        plan,
-        &devices,
-        &streams,
-        &console_end,
-        channels.vmm,
-        group.as_ref(),
-    )?;
+    let vmm = start_vmm(plan, &devices, &streams, &console_end, vmm, group.as_ref())?;
     let mut components = vec![vmm];
     let mut units = Vec::new();
-    let mut vsock_channel = channels.vsock;
     for (index, (device, listener)) in devices.into_iter().zip(&listeners).enumerate() {
-        let channel = match vsock_channel.take_if(|_| vsock == Some(index)) {
-            Some(channel) => channel,
-            None => pair(&device.name)?,
-        };
         let mut unit = Unit::new(device, components.len());
-        components.extend(unit.start(&plan.programs, group.as_ref(), listener, channel)?);
+        components.extend(unit.start(&plan.programs, group.as_ref(), listener)?);
         unit.started();
+        if vsock == Some(index)
+            && let Some(component) = components.get(unit.first())
+        {
+            vsock_streams.hand_over(component.copy_channel()?)?;
+        }
         units.push(unit);
     }
     let vsock = vsock.and_then(|index| units.get(index)).map(Unit::first);

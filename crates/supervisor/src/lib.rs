@@ -27,6 +27,7 @@ mod memory;
 mod plan;
 mod programs;
 mod replace;
+mod streams;
 mod tail;
 mod unit;
 pub mod unpack;

@@ -2,9 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
-use crate::{
-    Device, Error, Programs, component::Component, launch::pair, link, machine::system, unit::Unit,
-};
+use crate::{Device, Error, Programs, component::Component, link, machine::system, unit::Unit};
 
 /// A device's processes, started as in a machine, which end when this is dropped.
 pub struct Lone {
@@ -20,9 +18,8 @@ impl Lone {
     pub fn start(device: Device, programs: &Programs) -> Result<(Self, OwnedFd), Error> {
         let mut links = link::links(1).map_err(system("make a socket for a device"))?;
         let link = links.pop().ok_or(Error::Ended)?;
-        let channel = pair(&device.name)?;
         let unit = Unit::new(device, 0);
-        let mut components = unit.start(programs, None, &link.listener, channel)?;
+        let mut components = unit.start(programs, None, &link.listener)?;
         for component in &mut components {
             component.await_ready()?;
         }

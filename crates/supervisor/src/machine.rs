@@ -3,7 +3,7 @@
 use std::{
     fmt, io,
     net::Shutdown,
-    os::{fd::AsFd, unix::net::UnixStream},
+    os::unix::net::UnixStream,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -15,7 +15,7 @@ use wire::{
     vmm::{End, Request, Stats},
 };
 
-use crate::{Error, LastWords, Plan, launch, memory, watch};
+use crate::{Error, LastWords, Plan, launch, memory, streams::Streams, watch};
 
 /// When a machine reached which point, since [`Machine::start`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -52,7 +52,8 @@ pub struct ProcessInfo {
 pub struct Machine {
     shared: Arc<Shared>,
     vmm: Channel,
-    vsock: Option<Channel>,
+    /// None without a vsock device.
+    streams: Option<Arc<Streams>>,
     /// The supervising thread holds the other end: shutting this one down tells it to end the
     /// machine.
     leash: UnixStream,
@@ -127,17 +128,21 @@ impl Machine {
     /// # Errors
     /// If not even the supervising thread could be started.
     pub fn start(plan: Plan) -> Result<Self, Error> {
-        let channels = launch::Channels::new(plan.vsock.is_some())?;
+        let channels = launch::pair("vmm")?;
         let (leash, held) = UnixStream::pair().map_err(system("make a socket pair"))?;
         let shared = Arc::new(Shared::default());
-        let vmm = channels.vmm()?;
-        let vsock = channels.vsock()?;
+        let vmm = channels.0.try_clone();
+        let vmm = vmm.map_err(|source| launch::named("vmm", source))?;
+        let streams = Arc::new(Streams::default());
+        let has_vsock = plan.vsock.is_some();
         let thread = thread::Builder::new()
             .name("supervisor".to_owned())
             .spawn({
                 let shared = Arc::clone(&shared);
+                let streams = Arc::clone(&streams);
                 move || {
-                    let end = watch::supervise(plan, channels, &held, &shared);
+                    let end = watch::supervise(plan, channels, &held, &shared, &streams);
+                    streams.close();
                     shared.update(|state| state.end = Some(end.map_err(Arc::new)));
                 }
             })
@@ -145,7 +150,7 @@ impl Machine {
         Ok(Self {
             shared,
             vmm,
-            vsock,
+            streams: has_vsock.then_some(streams),
             leash,
             thread: Some(thread),
         })
@@ -180,15 +185,10 @@ impl Machine {
     /// it ends.
     ///
     /// # Errors
-    /// [`Error::NoVsock`], or [`Error::Channel`] if the device is gone.
+    /// [`Error::NoVsock`], or [`Error::Ended`] if the machine is gone.
     pub fn connect(&self, port: u32) -> Result<UnixStream, Error> {
-        let vsock = self.vsock.as_ref().ok_or(Error::NoVsock)?;
-        let (ours, theirs) = UnixStream::pair().map_err(system("make a socket pair"))?;
-        let request = wire::vsock::Request::Connect { port };
-        vsock
-            .send(&request, &[theirs.as_fd()])
-            .map_err(|source| launch::named("vsock", source))?;
-        Ok(ours)
+        let streams = self.streams.as_ref().ok_or(Error::NoVsock)?;
+        streams.connect(port)
     }
 
     /// The VMM's counters now.

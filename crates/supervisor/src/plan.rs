@@ -5,7 +5,7 @@ use std::{net::SocketAddr, os::fd::OwnedFd};
 use serde::Serialize;
 use wire::net::DialerConfig;
 
-use crate::{Programs, console::Sink};
+use crate::{Error, Programs, console::Sink, streams};
 
 /// A machine, ready to be started.
 pub struct Plan {
@@ -168,16 +168,16 @@ impl Device {
     }
 
     /// A socket device.
-    pub(crate) fn vsock(config: &wire::vsock::Config) -> Result<Self, wire::Error> {
+    pub(crate) fn vsock(config: &wire::vsock::Config) -> Result<Self, Error> {
         Ok(Self {
             name: "vsock".to_owned(),
             component: "dev-vsock".to_owned(),
             virtio_id: Self::VSOCK_ID,
             queues: Self::VSOCK_QUEUES.to_vec(),
             config: encode(config)?,
-            resources: Vec::new(),
+            resources: vec![("journal".to_owned(), streams::journal()?)],
             dialer: None,
-            replaceable: false,
+            replaceable: true,
         })
     }
 }

@@ -8,9 +8,7 @@ use std::{
 use wire::vmm::Request;
 
 use crate::{
-    Error,
-    launch::pair,
-    link,
+    Error, link,
     machine::system,
     unit::{Loss, Unit},
     watch::Family,
@@ -72,6 +70,8 @@ impl Family {
             components,
             programs,
             group,
+            vsock,
+            streams,
             ..
         } = self;
         let Some(unit) = units.get_mut(index) else {
@@ -82,9 +82,11 @@ impl Family {
         let Some(link) = links.into_iter().next() else {
             return Ok(());
         };
-        let channel = pair(&unit.device.name)?;
-        let started = unit.start(programs, group.as_ref(), &link.listener, channel)?;
+        let started = unit.start(programs, group.as_ref(), &link.listener)?;
         for (at, component) in unit.members().zip(started) {
+            if *vsock == Some(at) {
+                streams.hand_over(component.copy_channel()?)?;
+            }
             if let Some(place) = components.get_mut(at) {
                 *place = component;
             }

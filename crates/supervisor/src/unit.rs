@@ -101,7 +101,6 @@ impl Unit {
         programs: &Programs,
         group: Option<&Group>,
         listener: &OwnedFd,
-        channel: (Channel, Channel),
     ) -> Result<Vec<Component>, Error> {
         let device = &self.device;
         let joints = match device.dialer {
@@ -120,7 +119,7 @@ impl Unit {
             component: &device.component,
             config: device.config.clone(),
             resources,
-            channel,
+            channel: pair(&device.name)?,
         };
         let mut started = vec![Component::start(programs, group, own)?];
         if let Some(dialer) = &device.dialer {

@@ -2,12 +2,16 @@
 
 use std::{
     io::PipeReader,
-    os::{fd::AsFd, unix::net::UnixStream},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream,
+    },
     sync::Arc,
     thread,
     time::{Duration, Instant},
 };
 
+use handoff::Channel;
 use jailer::Group;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use wire::{
@@ -20,8 +24,9 @@ use crate::{
     Error, Plan, Programs,
     component::Component,
     console::Console,
-    launch::{Channels, Launched, launch, named},
+    launch::{Launched, launch, named},
     machine::{Shared, State, system},
+    streams::Streams,
     unit::Unit,
 };
 
@@ -43,14 +48,16 @@ const LOOK_EVERY: Duration = Duration::from_secs(3);
 /// Runs a machine from its launch to its end. When this returns no process of it is left.
 pub(crate) fn supervise(
     mut plan: Plan,
-    channels: Channels,
+    vmm: (Channel, Channel),
     leash: &UnixStream,
     shared: &Arc<Shared>,
+    streams: &Arc<Streams>,
 ) -> Result<End, Error> {
     let started = Instant::now();
-    let launched = launch(&mut plan, channels)?;
+    let launched = launch(&mut plan, vmm, streams)?;
     shared.update(|state| state.timings.spawned = Some(started.elapsed()));
-    let (mut family, console) = Family::new(launched, plan.programs.clone(), started, shared);
+    let programs = plan.programs.clone();
+    let (mut family, console) = Family::new(launched, programs, started, shared, streams);
     family.tell_processes();
     let console = Console::start(console, plan.console.take(), Arc::clone(shared))
         .map_err(system("start a thread for the console"))?;
@@ -70,7 +77,7 @@ pub(crate) struct Family {
     look_at: Option<Instant>,
     /// Goes after the processes in it.
     pub(crate) group: Option<Group>,
-    vsock: Option<usize>,
+    pub(crate) vsock: Option<usize>,
     /// What will have ended the machine if nothing better is known by then.
     suspicion: Option<Suspicion>,
     /// The agent's announcement is there or being read; there is one.
@@ -79,6 +86,7 @@ pub(crate) struct Family {
     /// When the VMM was spawned; its own times count from there.
     vmm_started: Instant,
     shared: Arc<Shared>,
+    pub(crate) streams: Arc<Streams>,
 }
 
 /// Why the machine may have to end.
@@ -98,6 +106,7 @@ impl Family {
         programs: Programs,
         started: Instant,
         shared: &Arc<Shared>,
+        streams: &Arc<Streams>,
     ) -> (Self, PipeReader) {
         let dialed = |unit: &Unit| unit.device.dialer.is_some();
         let look_at = launched.units.iter().any(dialed).then(look_at).flatten();
@@ -113,6 +122,7 @@ impl Family {
             started,
             vmm_started: launched.vmm_started,
             shared: Arc::clone(shared),
+            streams: Arc::clone(streams),
         };
         (family, launched.console)
     }
@@ -276,18 +286,26 @@ impl Family {
         let Some(vsock) = self.components.get_mut(index) else {
             return Ok(());
         };
-        let received = vsock.channel.receive::<wire::vsock::Event>();
-        let Some((event, fds)) = received.map_err(|source| named(&vsock.name, source))? else {
-            vsock.channel_open = false;
+        let (stream, fds) = match vsock.channel.receive::<wire::vsock::Event>() {
+            Ok(Some((wire::vsock::Event::Accepted(stream), fds))) => (stream, fds),
+            Ok(None) => {
+                vsock.channel_open = false;
+                return Ok(());
+            }
+            // It is dying, or talks nonsense and is to.
+            Err(_) => {
+                vsock.channel_open = false;
+                let _ = vsock.process.kill();
+                return Ok(());
+            }
+        };
+        let Ok([theirs, ours]) = <[OwnedFd; 2]>::try_from(fds) else {
             return Ok(());
         };
-        let wire::vsock::Event::Accepted { port } = event;
-        if port == READY_PORT
-            && !self.announced
-            && let Some(stream) = fds.into_iter().next()
-        {
+        self.streams.keep(stream, ours);
+        if stream.port == READY_PORT && !self.announced {
             self.announced = true;
-            self.await_agent(UnixStream::from(stream));
+            self.await_agent(UnixStream::from(theirs));
         }
         Ok(())
     }

@@ -254,9 +254,13 @@ impl Keeper {
     /// Serves one request; false if the client is gone or speaks nonsense.
     fn serve_client(&self, client: &Channel) -> bool {
         match client.receive::<Ask>() {
-            Ok(Some((Ask::Connect { port }, fds))) => fds
-                .iter()
-                .all(|stream| self.machine.vsock().connect(port, stream).is_ok()),
+            Ok(Some((Ask::Connect { port }, fds))) => fds.iter().all(|stream| {
+                self.machine
+                    .vsock()
+                    .door()
+                    .connect(port, stream.as_fd())
+                    .is_ok()
+            }),
             _ => false,
         }
     }

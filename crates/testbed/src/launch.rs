@@ -4,18 +4,23 @@ use std::{
     fs::File,
     io,
     os::{
-        fd::{AsFd, OwnedFd},
+        fd::{AsFd, BorrowedFd},
         unix::net::UnixStream,
     },
     path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
 use handoff::Channel;
 use jailer::{Launch, Process};
+use rustix::fs::{MemfdFlags, memfd_create};
 use wire::{
     agent::READY_PORT,
-    vsock::{Config, Event, Request},
+    vsock::{ACCEPTED, Config, Event, JOURNAL_SIZE, Request, Stream},
 };
 
 use crate::{
@@ -38,6 +43,39 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) struct Vsock {
     process: Process,
     control: Channel,
+    door: Door,
+}
+
+/// The journal that the device is given, and nobody reads: without this process there is no box.
+fn journal() -> io::Result<File> {
+    let journal = File::from(memfd_create("journal", MemfdFlags::CLOEXEC)?);
+    journal.set_len(JOURNAL_SIZE)?;
+    Ok(journal)
+}
+
+/// Where streams to the box are asked for.
+#[derive(Debug)]
+pub(crate) struct Door {
+    control: Channel,
+    /// The number of the last stream.
+    last: Arc<AtomicU32>,
+}
+
+impl Door {
+    /// Connects a stream to a port of the box.
+    pub(crate) fn connect(&self, port: u32, stream: BorrowedFd<'_>) -> Result<()> {
+        let last = self.last.fetch_add(1, Ordering::Relaxed);
+        let id = last.wrapping_add(1) & !ACCEPTED;
+        let request = Request::Connect(Stream { id, port });
+        Ok(self.control.send(&request, &[stream])?)
+    }
+
+    pub(crate) fn try_clone(&self) -> Result<Self> {
+        Ok(Self {
+            control: self.control.try_clone()?,
+            last: Arc::clone(&self.last),
+        })
+    }
 }
 
 impl Vsock {
@@ -58,10 +96,23 @@ impl Vsock {
             guest_cid: CID,
             accept_ports: vec![READY_PORT],
         };
-        let resources = [("vhost-user".to_owned(), listening.listener.as_fd())];
+        let journal = journal().map_err(file("make", Path::new("a file of memory")))?;
+        let resources = [
+            ("vhost-user".to_owned(), listening.listener.as_fd()),
+            ("journal".to_owned(), journal.as_fd()),
+        ];
         handoff::start(&control, &config, &resources)?;
         handoff::await_ready(&control, PATIENCE)?;
-        Ok(Self { process, control })
+        control.send(&Request::Begin, &[])?;
+        let door = Door {
+            control: control.try_clone()?,
+            last: Arc::default(),
+        };
+        Ok(Self {
+            process,
+            control,
+            door,
+        })
     }
 
     /// The channel to watch: it is readable when the device is gone.
@@ -69,11 +120,9 @@ impl Vsock {
         &self.control
     }
 
-    /// Connects a stream to a port of the box.
-    pub(crate) fn connect(&self, port: u32, stream: &OwnedFd) -> Result<()> {
-        Ok(self
-            .control
-            .send(&Request::Connect { port }, &[stream.as_fd()])?)
+    /// Where streams to the box are asked for.
+    pub(crate) const fn door(&self) -> &Door {
+        &self.door
     }
 
     /// Waits until the box connects to one of the host's ports.
@@ -85,7 +134,7 @@ impl Vsock {
             program: VSOCK.to_owned(),
             status: "before the box was up".to_owned(),
         };
-        let (Event::Accepted { port }, fds) = message?.ok_or_else(gone)?;
+        let (Event::Accepted(Stream { port, .. }), fds) = message?.ok_or_else(gone)?;
         let stream = fds.into_iter().next().ok_or_else(gone)?;
         Ok((port, UnixStream::from(stream)))
     }

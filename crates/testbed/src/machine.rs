@@ -208,11 +208,10 @@ impl Machine {
     /// # Errors
     /// If there are no file descriptors left.
     pub fn agent(&self) -> Result<Client> {
-        let control = self.vsock.control().try_clone()?;
+        let door = self.vsock.door().try_clone()?;
         Ok(Client::new(move |port| {
             let (ours, theirs) = UnixStream::pair()?;
-            control
-                .send(&wire::vsock::Request::Connect { port }, &[theirs.as_fd()])
+            door.connect(port, theirs.as_fd())
                 .map_err(std::io::Error::other)?;
             Ok(ours)
         }))
