@@ -1,7 +1,8 @@
 //! TCP through the device to sockets of the host, without a VM: a guest that does no more than it
 //! must, so that the device is what is measured.
 //!
-//! `cargo bench -p dev-net`; with a word, only what contains it.
+//! `cargo bench -p dev-net`; with a word, only what contains it. The device's system calls are counted
+//! where there is `perf` and it may look at them.
 
 #![allow(
     clippy::print_stdout,
@@ -14,14 +15,18 @@
 mod guest;
 
 use std::collections::HashMap;
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use dev_net::header::Header;
 use guest::frames::tcp;
 use guest::{ALL, Guest, Host, config, dialer};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 const HOST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 3);
 const ACK: u8 = 16;
@@ -250,16 +255,69 @@ fn idle(stream: TcpStream) {
     std::mem::forget(stream);
 }
 
-fn median(mut values: Vec<(f64, f64)>) -> (f64, f64) {
+/// The system calls of a device's thread, counted by the kernel for `perf`.
+struct Calls(Option<Child>);
+
+impl Calls {
+    /// The name that vhost-user-backend gives the thread that serves queues.
+    const THREAD: &str = "vring_worker";
+
+    fn start() -> Self {
+        let threads = fs::read_dir("/proc/self/task").unwrap().flatten();
+        // An earlier device's thread may not have ended yet.
+        let newest = threads
+            .filter(|thread| {
+                let name = fs::read_to_string(thread.path().join("comm"));
+                name.is_ok_and(|name| name.trim() == Self::THREAD)
+            })
+            .filter_map(|thread| thread.file_name().into_string().ok()?.parse::<i32>().ok())
+            .max();
+        let perf = newest.and_then(|thread| {
+            Command::new("perf")
+                .args(["stat", "-x,", "-e", "raw_syscalls:sys_enter", "-t"])
+                .arg(thread.to_string())
+                .stderr(Stdio::piped())
+                .spawn()
+                .ok()
+        });
+        // It has no way to say that it looks.
+        thread::sleep(Duration::from_millis(300));
+        Self(perf)
+    }
+
+    /// How many there were since the start.
+    fn finish(self) -> Option<f64> {
+        let perf = self.0?;
+        let _ = kill(Pid::from_raw(perf.id().cast_signed()), Signal::SIGINT);
+        let output = perf.wait_with_output().ok()?;
+        let text = String::from_utf8(output.stderr).ok()?;
+        text.split(',').next()?.trim().parse().ok()
+    }
+}
+
+/// Bytes and packets in a second, and system calls for each packet.
+type Rates = (f64, f64, Option<f64>);
+
+fn median(mut values: Vec<Rates>) -> Rates {
     values.sort_by(|left, right| left.0.total_cmp(&right.0));
     values[values.len() / 2]
 }
 
-fn row(name: &str, measure: impl FnMut() -> (f64, f64)) {
+/// What a bench does, with its calls counted.
+fn counted(bench: &mut Bench, measure: impl FnOnce(&mut Bench) -> (f64, f64)) -> Rates {
+    let calls = Calls::start();
+    let (bytes, packets) = measure(bench);
+    let calls = calls.finish();
+    let all = packets * TIME.as_secs_f64();
+    (bytes, packets, calls.map(|calls| calls / all))
+}
+
+fn row(name: &str, measure: impl FnMut() -> Rates) {
     let mut measure = measure;
-    let (bytes, packets) = median((0..RUNS).map(|_| measure()).collect());
+    let (bytes, packets, calls) = median((0..RUNS).map(|_| measure()).collect());
+    let calls = calls.map_or("not counted".into(), |calls| format!("{calls:.3}"));
     println!(
-        "| {name} | {:.2} Gb/s | {packets:.0}/s |",
+        "| {name} | {:.2} Gb/s | {packets:.0}/s | {calls} |",
         bytes * 8.0 / 1e9
     );
 }
@@ -270,14 +328,14 @@ fn main() {
         only.as_ref()
             .is_none_or(|only| name.contains(only.as_str()))
     };
-    println!("| what | bulk | packets |\n|---|---|---|");
+    println!("| what | bulk | packets | calls a packet |\n|---|---|---|---|");
     for (mtu, size) in [(1500, 24), (1500, 1460), (65520, 65480)] {
         let name = format!("guest to host, {} bytes a packet", size + 40);
         if wanted(&name) {
             row(&name, || {
                 let mut bench = Bench::new(mtu);
                 bench.connect(2000, server(sink));
-                bench.upload(size)
+                counted(&mut bench, |bench| bench.upload(size))
             });
         }
     }
@@ -287,7 +345,7 @@ fn main() {
             row(&name, || {
                 let mut bench = Bench::new(mtu);
                 bench.connect(2000, server(source));
-                bench.download()
+                counted(&mut bench, Bench::download)
             });
         }
     }
@@ -306,9 +364,9 @@ fn main() {
                     bench.connect(2000 + port, to);
                 }
                 if upload {
-                    bench.upload(65480)
+                    counted(&mut bench, |bench| bench.upload(65480))
                 } else {
-                    bench.download()
+                    counted(&mut bench, Bench::download)
                 }
             });
         }
@@ -323,13 +381,14 @@ fn main() {
             let idle: HashMap<u16, Stream> = std::mem::take(&mut bench.streams);
             bench.connect(2000, server(sink));
             row(&format!("guest to host beside {} idle", idle.len()), || {
-                bench.upload(65480)
+                counted(&mut bench, |bench| bench.upload(65480))
             });
             bench.streams.clear();
             bench.connect(2001, server(echo));
-            let trip = median((0..RUNS).map(|_| (bench.round_trips(2001), 0.0)).collect());
+            let trip = |_| (bench.round_trips(2001), 0.0, None);
+            let trip = median((0..RUNS).map(trip).collect());
             println!(
-                "| round trip beside {} idle | {:.1} µs | |",
+                "| round trip beside {} idle | {:.1} µs | | |",
                 idle.len(),
                 trip.0
             );
