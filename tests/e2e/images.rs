@@ -1,6 +1,10 @@
 //! Images of the Open Container Initiative as machines.
 
-use std::{fs, process::Command};
+use std::{
+    fs,
+    io::{Read, Write},
+    process::{Command, Stdio},
+};
 
 use serde_json::json;
 use tar::EntryType;
@@ -18,6 +22,7 @@ tests![
     what_is_written_is_gone_with_the_machine,
     what_is_written_is_kept_under_a_name_and_becomes_an_image,
     images_are_listed_and_removed,
+    the_root_of_an_image_is_exported_and_an_archive_is_loaded,
     an_image_for_another_cpu_is_refused,
     a_layer_that_is_not_what_its_digest_says_is_refused,
     an_image_that_is_not_there_is_named,
@@ -179,6 +184,66 @@ fn images_are_listed_and_removed() {
     stdout_of(image(&["rm", "of-the-tests:1"]));
     assert!(!list().contains("of-the-tests"), "{}", list());
     stdout_of(image(&["prune"]));
+}
+
+fn the_root_of_an_image_is_exported_and_an_archive_is_loaded() {
+    let base = Layer::new()
+        .directory("d", 0o711)
+        .file("d/removed", 0o644, "gone")
+        .file("d/replaced", 0o644, "old")
+        .entry(EntryType::Regular, "owned", (0o4751, 12345), "", b"content")
+        .entry(EntryType::Link, "other-name", (0, 0), "owned", b"")
+        .entry(EntryType::Char, "null", (0o666, 7), "", b"")
+        .symlink("link", "owned");
+    let top = Layer::new()
+        .directory("d", 0o711)
+        .removes("d/removed")
+        .file("d/replaced", 0o600, "new");
+    let layout = Layout::new([base, top], &json!({}));
+    let name = "crumble.test/export:1";
+    crumble(&["image", "import", &layout.name(), name]);
+
+    let mut export = image(&["export", name]);
+    let output = export.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let mut archive = tar::Archive::new(&output.stdout[..]);
+    let mut seen = Vec::new();
+    for entry in archive.entries().unwrap() {
+        let mut entry = entry.unwrap();
+        let mut content = String::new();
+        entry.read_to_string(&mut content).unwrap();
+        let header = entry.header();
+        let link = entry.link_name().unwrap();
+        let link = link.map(|link| link.display().to_string());
+        seen.push(format!(
+            "{} {:?} {:o} {} {}{content}",
+            entry.path().unwrap().display(),
+            header.entry_type(),
+            header.mode().unwrap(),
+            header.uid().unwrap(),
+            link.unwrap_or_default(),
+        ));
+    }
+    let expected = [
+        ". Directory 755 0 ",
+        "d Directory 711 0 ",
+        "d/replaced Regular 600 0 new",
+        "link Symlink 777 0 owned",
+        "null Char 666 7 ",
+        "other-name Regular 4751 12345 content",
+        "owned Link 4751 12345 other-name",
+    ];
+    assert_eq!(seen, expected);
+
+    let saved = image(&["save", name]).output().unwrap().stdout;
+    crumble(&["image", "rm", name]);
+    let mut load = image(&["load"]);
+    load.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = load.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(&saved).unwrap();
+    let loaded = child.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&loaded.stdout), format!("{name}\n"));
+    crumble(&["image", "rm", name]);
 }
 
 fn an_image_for_another_cpu_is_refused() {

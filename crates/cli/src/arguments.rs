@@ -359,6 +359,24 @@ pub(crate) enum Images {
         #[command(flatten)]
         machine: For,
     },
+    /// Take images from an archive that docker, podman, skopeo or `crumble image save` has written
+    Load {
+        /// The file; standard input if it is not given
+        #[arg(short, long, value_name = "FILE")]
+        input: Option<PathBuf>,
+        #[command(flatten)]
+        machine: For,
+    },
+    /// Write the root of an image, all layers in one, as a tar archive
+    Export {
+        /// Its name
+        name: Reference,
+        /// The file; standard output if it is not given
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+        #[command(flatten)]
+        machine: For,
+    },
     /// Write an image to an archive
     Save {
         /// Its name

@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io::{self, IsTerminal, Write},
-    path::Path,
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
@@ -12,6 +12,7 @@ use crumble::{
     image::{Format, Platform, Policy, Pull, Summary},
 };
 use serde_json::{Value, json};
+use tempfile::NamedTempFile;
 
 use crate::{
     arguments::{Images as Verb, SaveFormat},
@@ -58,6 +59,20 @@ pub(crate) fn images(verb: Verb) -> Result<ExitCode, Failure> {
             )?;
             say(image.name())?;
         }
+        Verb::Load { input, machine } => {
+            let file = source(input)?;
+            let unpacker = images.unpacker();
+            let loaded = store.load(file.path(), &machine.platform(), &unpacker, &bars)?;
+            loaded.iter().try_for_each(|image| say(image.name()))?;
+        }
+        Verb::Export {
+            name,
+            output,
+            machine,
+        } => {
+            let mut output = target(output.as_deref())?;
+            images.export(&name, &machine.platform(), &mut output)?;
+        }
         Verb::Save {
             name,
             output,
@@ -100,6 +115,39 @@ pub(crate) fn forget(names: &[Name]) -> Result<ExitCode, Failure> {
     let images = crumble::Images::of_user()?;
     names.iter().try_for_each(|name| images.forget(name))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// An archive, which is read in any order.
+enum Source {
+    Named(PathBuf),
+    /// A copy of what came in.
+    Copied(NamedTempFile),
+}
+
+impl Source {
+    fn path(&self) -> &Path {
+        match self {
+            Self::Named(path) => path,
+            Self::Copied(file) => file.path(),
+        }
+    }
+}
+
+/// Where an archive is.
+fn source(path: Option<PathBuf>) -> Result<Source, Failure> {
+    let copy = |source| Failure::System {
+        what: "read the archive from standard input",
+        source,
+    };
+    match path {
+        Some(path) => Ok(Source::Named(path)),
+        None if io::stdin().is_terminal() => Err(Failure::ArchiveFromTerminal),
+        None => {
+            let mut file = NamedTempFile::new().map_err(copy)?;
+            io::copy(&mut io::stdin().lock(), &mut file).map_err(copy)?;
+            Ok(Source::Copied(file))
+        }
+    }
 }
 
 /// Where an archive goes. A terminal is no place for one.

@@ -59,6 +59,9 @@ pub(crate) enum Failure {
     /// An archive that would be shown.
     #[error("an archive is nothing to look at: name a file with -o, or redirect the output")]
     ArchiveToTerminal,
+    /// An archive that would be typed.
+    #[error("an archive is nothing to type: name a file with -i, or redirect the input")]
+    ArchiveFromTerminal,
     /// The system refused something.
     #[error("cannot {what}")]
     System {
@@ -104,6 +107,7 @@ impl Failure {
             | Self::Image(_)
             | Self::Create { .. }
             | Self::ArchiveToTerminal
+            | Self::ArchiveFromTerminal
             | Self::Worker
             | Self::System { .. } => code::MACHINE,
         }

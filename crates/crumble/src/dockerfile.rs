@@ -2,6 +2,8 @@
 
 mod root;
 
+pub(crate) use root::view;
+
 use std::{
     collections::BTreeMap,
     fs,

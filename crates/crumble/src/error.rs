@@ -60,6 +60,15 @@ pub enum Error {
     /// What a machine has written cannot be made a layer.
     #[error("cannot keep what was written as a layer")]
     Changes(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The root of an image cannot be written as an archive.
+    #[error("cannot write the root of {name} as an archive")]
+    Export {
+        /// The image.
+        name: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// An unpacked layer cannot be read.
     #[error("a layer in the store cannot be read; `crumble image rm` and a new pull mend it")]
     Layer(#[from] erofs::Error),

@@ -11,8 +11,8 @@ use std::{
 use build::BoxError;
 use erofs::Reader;
 use image::{
-    Blob, Compression, Digest, Hold, Layer, Platform, Progress, Pull, Registries, Store, Stored,
-    Unpack,
+    Blob, Compression, Digest, Hold, Layer, Platform, Policy, Progress, Pull, Registries, Store,
+    Stored, Unpack,
 };
 use kernel::Cache;
 use supervisor::{Device, Programs};
@@ -22,7 +22,10 @@ use wire::{
     unpack::{self, Limits},
 };
 
-use crate::{Error, Image, Machine, Name, Network, Reference, assemble, kept::Kept, partitions};
+use crate::{
+    Error, Image, Machine, Name, Network, Reference, assemble, dockerfile::view, export,
+    kept::Kept, partitions,
+};
 
 /// The serial number of the disk with the layers.
 const SERIAL: &str = "image";
@@ -109,6 +112,33 @@ impl Images {
         progress: &dyn Progress,
     ) -> Result<Stored, Error> {
         Ok(self.store.get(image, pull, &self.unpacker(), progress)?)
+    }
+}
+
+/// Roots of images.
+impl Images {
+    /// Writes the root that an image's layers make as one tar archive, as `docker export` does of a
+    /// container. The image has to be here.
+    ///
+    /// # Errors
+    /// [`Error::Image`] if it is not; [`Error::Export`].
+    pub fn export(
+        &self,
+        name: &Reference,
+        platform: &Platform,
+        out: &mut dyn Write,
+    ) -> Result<(), Error> {
+        let pull = Pull {
+            platform: platform.clone(),
+            policy: Policy::Never,
+        };
+        let image = self.get(&Image::Registry(name.clone()), &pull, &())?;
+        let layers: Vec<_> = image.layers().collect();
+        let written = view(&layers).and_then(|root| export::write(&root, out));
+        written.map_err(|source| Error::Export {
+            name: name.to_string(),
+            source,
+        })
     }
 }
 

@@ -59,6 +59,7 @@ mod busybox;
 mod command;
 mod dockerfile;
 mod error;
+mod export;
 pub mod host;
 mod images;
 mod kept;

@@ -15,6 +15,8 @@ use archive::Archive;
 pub(crate) use docker::DockerArchive;
 pub(crate) use layout::{FULL_NAME, Layout, REF_NAME};
 
+use spec::Image;
+
 use crate::{Error, Result, error::file, manifest::DOCUMENT_MAX};
 
 /// Files by name, in a directory or in a tar archive.
@@ -68,6 +70,31 @@ impl Bundle {
         read.map_err(file("read", self.path()))?;
         Ok(bytes)
     }
+}
+
+/// The images in an archive of either kind. One that is both, as `docker save` has written since its
+/// version 25, is read as OCI's unless it has several.
+pub(crate) fn images(path: &Path) -> Result<Vec<Image>> {
+    let bundle = Bundle::archive(path)?;
+    let names = match bundle.open(docker::MANIFEST) {
+        Ok(_) => docker::names(&bundle)?,
+        Err(_) => Vec::new(),
+    };
+    let path = path.to_owned();
+    if names.len() <= 1 && bundle.open(layout::MARK).is_ok() {
+        return Ok(vec![Image::OciArchive { path }]);
+    }
+    if names.is_empty() {
+        return Err(Error::malformed(
+            path.display().to_string(),
+            "it is an archive of neither podman's nor docker's",
+        ));
+    }
+    let image = |name| Image::DockerArchive {
+        path: path.clone(),
+        name,
+    };
+    Ok(names.into_iter().map(image).collect())
 }
 
 /// A part of a file, read from its beginning, whoever else reads the file.

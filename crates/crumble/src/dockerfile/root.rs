@@ -17,13 +17,7 @@ pub(crate) struct LayersRoot(View<File>);
 impl LayersRoot {
     /// Opens the files of layers, the lowest first.
     pub(crate) fn open(layers: &[PathBuf]) -> Result<Self, BoxError> {
-        let readers = layers.iter().rev().map(|path| {
-            let file = File::open(path)
-                .map_err(|error| format!("cannot open {}: {error}", path.display()))?;
-            Ok(Reader::open(file)?)
-        });
-        let readers: Result<Vec<_>, BoxError> = readers.collect();
-        Ok(Self(View::new(readers?)))
+        view(layers).map(Self)
     }
 
     /// What a path is; links are not followed. Without layers there is nothing.
@@ -39,6 +33,18 @@ impl LayersRoot {
         let missing = || format!("/{} is not there", path.display());
         Ok(self.node(path)?.ok_or_else(missing)?)
     }
+}
+
+/// The files of layers over each other, the lowest first.
+pub(crate) fn view<P: AsRef<Path>>(layers: &[P]) -> Result<View<File>, BoxError> {
+    let readers = layers.iter().rev().map(|path| {
+        let path = path.as_ref();
+        let file =
+            File::open(path).map_err(|error| format!("cannot open {}: {error}", path.display()))?;
+        Ok(Reader::open(file)?)
+    });
+    let readers: Result<Vec<_>, BoxError> = readers.collect();
+    Ok(View::new(readers?))
 }
 
 impl Root for LayersRoot {

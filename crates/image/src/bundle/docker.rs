@@ -35,13 +35,26 @@ struct Saved {
     layers: Option<Vec<String>>,
 }
 
+/// Lists the images.
+pub(super) const MANIFEST: &str = "manifest.json";
+
+/// A name of each image in an archive; of the only one there may be none.
+pub(super) fn names(bundle: &Bundle) -> Result<Vec<Option<String>>> {
+    let first = |one: Saved| one.repo_tags.and_then(|tags| tags.into_iter().next());
+    Ok(saved(bundle)?.into_iter().map(first).collect())
+}
+
+fn saved(bundle: &Bundle) -> Result<Vec<Saved>> {
+    let place = bundle.path().display().to_string();
+    serde_json::from_slice(&bundle.document(MANIFEST)?)
+        .map_err(|error| Error::malformed(place, text::shown(&error.to_string())))
+}
+
 impl DockerArchive {
     /// The image that is called `name`, or the only one.
     pub(crate) fn new(bundle: Bundle, name: Option<&str>) -> Result<Self> {
         let place = bundle.path().display().to_string();
-        let saved: Vec<Saved> = serde_json::from_slice(&bundle.document("manifest.json")?)
-            .map_err(|error| Error::malformed(&place, text::shown(&error.to_string())))?;
-        let chosen = choose(saved, &place, name)?;
+        let chosen = choose(saved(&bundle)?, &place, name)?;
         let written = bundle.document(&chosen.config)?;
         let (_, diff_ids) = config::parse(&place, &written)?;
         let layers = chosen.layers.unwrap_or_default();

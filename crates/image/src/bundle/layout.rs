@@ -19,6 +19,9 @@ pub(crate) const REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// What containerd and docker call it, which is a whole reference.
 pub(crate) const FULL_NAME: &str = "io.containerd.image.name";
 
+/// Says that files are a layout.
+pub(super) const MARK: &str = "oci-layout";
+
 /// One image in a layout.
 #[derive(Debug)]
 pub(crate) struct Layout {
@@ -38,7 +41,7 @@ impl Layout {
     /// The image that is called `name`, or the only one.
     pub(crate) fn new(bundle: Bundle, name: Option<&str>) -> Result<Self> {
         let place = bundle.path().display().to_string();
-        let marker: Option<Marker> = serde_json::from_slice(&bundle.document("oci-layout")?).ok();
+        let marker: Option<Marker> = serde_json::from_slice(&bundle.document(MARK)?).ok();
         if marker.is_none_or(|marker| !marker.image_layout_version.starts_with("1.")) {
             return Err(Error::malformed(
                 place,

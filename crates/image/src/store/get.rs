@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     num::NonZero,
+    path::Path,
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -18,7 +19,7 @@ use super::{
 };
 use crate::{
     Error, Platform, Progress, Result, Step,
-    bundle::{Bundle, DockerArchive, Layout},
+    bundle::{self, Bundle, DockerArchive, Layout},
     config,
     origin::{Origin, Resolved, resolve},
     registry::{Remote, Watch},
@@ -105,6 +106,24 @@ impl Store {
     ) -> Result<Stored> {
         let names: Vec<String> = name.into_iter().map(Reference::to_string).collect();
         self.import_as(source, &names, platform, unpack, progress)
+    }
+
+    /// Takes all images of an archive into the store that `docker save`, `podman save`, skopeo or
+    /// [`Self::save`] have written, under the names that they have in there.
+    ///
+    /// # Errors
+    /// As [`Self::get`]; [`Error::Malformed`] if it is no such archive. Those before the one that fails
+    /// are in the store.
+    pub fn load(
+        &self,
+        path: &Path,
+        platform: &Platform,
+        unpack: &dyn Unpack,
+        progress: &dyn Progress,
+    ) -> Result<Vec<Stored>> {
+        let sources = bundle::images(path)?;
+        let load = |source: &Image| self.import(source, None, platform, unpack, progress);
+        sources.iter().map(load).collect()
     }
 
     fn import_as(

@@ -18,6 +18,10 @@ fn import(store: &Store, source: &str) -> Result<Stored, Error> {
     )
 }
 
+fn load(store: &Store, archive: &Path) -> Result<Vec<Stored>, Error> {
+    store.load(archive, &Platform::of_host(), &Copy::default(), &())
+}
+
 fn write(root: &Path, name: &str, bytes: &[u8]) {
     let path = root.join(name);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -160,6 +164,66 @@ fn an_image_goes_through_an_archive_of_docker_s_with_its_identifier() {
         let diff_ids: Vec<_> = stored.blobs().iter().map(|layer| layer.diff_id).collect();
         assert_eq!(plain, diff_ids);
     }
+}
+
+#[test]
+fn all_images_of_an_archive_are_loaded_whatever_its_kind() {
+    let image = Sample::gzip(&[b"one"]);
+    for (format, kind) in [
+        (Format::Oci, "oci-archive"),
+        (Format::Docker, "docker-archive"),
+    ] {
+        let (stored, bytes, directory) = through(format, kind, &image);
+        let path = directory.path().join("to-load.tar");
+        fs::write(&path, bytes).unwrap();
+        let store = store(&directory.path().join("third"));
+        let loaded = load(&store, &path).unwrap();
+        let names: Vec<_> = loaded.iter().map(|image| image.name()).collect();
+        assert_eq!(names, [stored.name()]);
+    }
+}
+
+#[test]
+fn several_images_of_docker_s_are_loaded_from_one_archive() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("archive.tar");
+    let diff_ids = [Digest::of(b"one")];
+    let config = json!({"os": "linux", "architecture": Platform::of_host().architecture,
+        "rootfs": {"diff_ids": diff_ids}})
+    .to_string();
+    let one = |tag: &str| json!({"Config": "c.json", "RepoTags": [tag], "Layers": ["layer.tar"]});
+    let saved = json!([one("x:1"), one("y:2")]).to_string();
+    let mut archive = tar::Builder::new(fs::File::create(&path).unwrap());
+    for (name, bytes) in [
+        ("layer.tar", "one"),
+        ("c.json", &config),
+        ("manifest.json", &saved),
+        // Docker writes this as well, where it has room for one.
+        ("oci-layout", "{}"),
+    ] {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        archive
+            .append_data(&mut header, name, bytes.as_bytes())
+            .unwrap();
+    }
+    archive.into_inner().unwrap().flush().unwrap();
+    let store = store(&directory.path().join("store"));
+    let loaded = load(&store, &path).unwrap();
+    let names: Vec<_> = loaded.iter().map(|image| image.name()).collect();
+    assert_eq!(names, ["docker.io/library/x:1", "docker.io/library/y:2"]);
+}
+
+#[test]
+fn what_is_no_archive_of_images_is_not_loaded() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("archive.tar");
+    tar::Builder::new(fs::File::create(&path).unwrap())
+        .into_inner()
+        .unwrap();
+    let store = store(&directory.path().join("store"));
+    let message = load(&store, &path).unwrap_err().to_string();
+    assert!(message.contains("archive.tar"), "{message}");
 }
 
 #[test]
