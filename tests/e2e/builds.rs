@@ -15,6 +15,8 @@ use crate::{
 
 tests![
     a_dockerfile_becomes_an_image_and_is_not_done_twice,
+    a_command_sees_what_is_mounted_for_it_and_leaves_none_of_it,
+    equal_builds_are_equal_images_where_the_date_is_given,
     a_command_that_fails_is_named_with_its_line,
     a_file_that_is_not_there_is_named_with_its_line,
     an_instruction_that_is_not_known_is_named_with_its_line,
@@ -48,11 +50,15 @@ impl Context {
         fs::write(self.directory.path().join(name), content).unwrap();
     }
 
-    fn build(&self, name: &str, options: &[&str]) -> Output {
+    fn command(&self, name: &str, options: &[&str]) -> Command {
         let mut command = Command::new(programs().join("crumble"));
         command.args(["build", "--tag", name]).args(options);
         command.arg(self.directory.path()).stdin(Stdio::null());
-        command.output().unwrap()
+        command
+    }
+
+    fn build(&self, name: &str, options: &[&str]) -> Output {
+        self.command(name, options).output().unwrap()
     }
 
     /// Builds it, which has to work; what that says.
@@ -141,6 +147,59 @@ fn accepted(name: &str) {
     assert!(output.status.success(), "{errors}");
     let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(document["config"]["User"], "somebody", "{document}");
+}
+
+const MOUNTS: &str = "\
+FROM BASE AS other
+COPY words unique /dir/
+FROM BASE
+RUN --mount=type=bind,from=other,source=/dir,target=/seen \\
+    --mount=type=bind,source=words,target=/one,rw \\
+    --mount=type=tmpfs,target=/memory,size=1m \\
+    cat /seen/words /one > /made; \\
+    touch /seen/words || echo read-only >> /made; \\
+    echo changed > /one && cat /one >> /made; \\
+    dd if=/dev/zero of=/memory/file bs=64k count=64 || stat -c %s /memory/file >> /made
+";
+
+fn a_command_sees_what_is_mounted_for_it_and_leaves_none_of_it() {
+    let name = Name("of-the-tests/mounts:1");
+    let context = Context::new(MOUNTS);
+    context.file("words", "words\n");
+    context.built(name.0, &[]);
+    let text = stdout(&[
+        "--network",
+        "none",
+        name.0,
+        "--",
+        "sh",
+        "-c",
+        "cat /made; ls -d /[som]*",
+    ]);
+    assert_eq!(
+        text,
+        "words\nwords\nread-only\nchanged\n1048576\n/made\n/sys\n"
+    );
+}
+
+fn equal_builds_are_equal_images_where_the_date_is_given() {
+    let name = Name("of-the-tests/dated:1");
+    let context = Context::new("FROM BASE\nCOPY unique /\nCMD true\n");
+    let build = || {
+        let mut command = context.command(name.0, &["--no-cache"]);
+        let output = command.env("SOURCE_DATE_EPOCH", "86400").output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert_eq!(build(), build());
+    let mut inspect = Command::new(programs().join("crumble"));
+    inspect.args(["image", "inspect", name.0]);
+    let document = stdout_of(inspect);
+    assert!(document.contains("1970-01-02T00:00:00Z"), "{document}");
+    let mut command = context.command(name.0, &[]);
+    let output = command.env("SOURCE_DATE_EPOCH", "soon").output().unwrap();
+    assert_eq!(output.status.code(), Some(125));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("\"soon\""));
 }
 
 fn a_command_that_fails_is_named_with_its_line() {

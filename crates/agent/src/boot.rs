@@ -28,7 +28,7 @@ use wire::{
 
 use crate::{
     error::{Error, Result, cannot, errno},
-    modules, mounts, names, network, root,
+    modules, mounts, names, network, parts, root,
     serve::Agent,
     shutdown, sys, vsock,
 };
@@ -96,6 +96,7 @@ fn set_up() -> Result<Prepared> {
         mounts::directory(path, 0o755)?;
     }
     setup.shares.iter().try_for_each(mounts::share)?;
+    setup.mounts.iter().try_for_each(parts::mount)?;
     sethostname(&setup.hostname).map_err(cannot("set the host name"))?;
     name(&setup);
     let (soft, hard) = OPEN_FILES;

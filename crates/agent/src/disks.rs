@@ -12,9 +12,14 @@ use crate::{
     mounts::mount_at,
 };
 
-/// The node of the disk with this serial number. Its partitions' nodes have a number after it.
+/// The node of the disk with this serial number, where /sys is mounted. Its partitions' nodes have a
+/// number after it.
 pub(crate) fn find(serial: &str) -> Result<String> {
-    // /sys is mounted in the new root, which is not there yet.
+    find_in(Path::new("/sys/block"), serial).map(|name| format!("/dev/{name}"))
+}
+
+/// As [`find`], before there is a root.
+pub(crate) fn find_early(serial: &str) -> Result<String> {
     const SYSFS: &str = "/crumble/sys";
     mount_at("sysfs", SYSFS, "sysfs", MsFlags::empty(), "")?;
     let found = find_in(&Path::new(SYSFS).join("block"), serial);

@@ -24,6 +24,7 @@ mod names;
 #[cfg(test)]
 mod namespaces;
 mod network;
+mod parts;
 mod ports;
 mod pump;
 mod root;

@@ -127,6 +127,7 @@ mod tests {
             root: Root::Initramfs,
             directories: Vec::new(),
             shares: Vec::new(),
+            mounts: Vec::new(),
             network,
             init: None,
         }

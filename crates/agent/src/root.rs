@@ -59,12 +59,15 @@ fn overlay(lower: &Lower, upper: &Upper) -> Result<OwnedFd> {
             (LOWER.to_owned(), "on")
         }
         // A layer of an image has no word for a directory of a lower one that was renamed.
-        Lower::Layers { serial, count } => (layers(serial, *count)?, "off"),
+        Lower::Layers { serial, count } => {
+            let disk = disks::find_early(serial)?;
+            (layers(&disk, *count, LOWER)?, "off")
+        }
     };
     match upper {
         Upper::Memory => mount_at("tmpfs", UPPER, "tmpfs", MsFlags::empty(), "mode=755")?,
         Upper::Disk { serial } => {
-            let disk = disks::find(serial)?;
+            let disk = disks::find_early(serial)?;
             mount_at(&disk, UPPER, "ext4", MsFlags::MS_NOATIME, "")?;
         }
     }
@@ -82,22 +85,21 @@ fn overlay(lower: &Lower, upper: &Upper) -> Result<OwnedFd> {
     .map_err(cannot("open what the overlay keeps"))
 }
 
-/// Mounts the layers of an image, and returns them as overlayfs wants them: the topmost first. Its
-/// options have to fit a page, which those of the most layers that an image has do with names as
-/// short as these.
-fn layers(serial: &str, count: u8) -> Result<String> {
-    let disk = disks::find(serial)?;
+/// Mounts the layers of an image below `directory`, and returns them as overlayfs wants them: the topmost
+/// first. Its options have to fit a page, which those of the most layers that an image has do with names
+/// as short as these.
+pub(crate) fn layers(disk: &str, count: u8, directory: &str) -> Result<String> {
     let mut lower = Vec::new();
     for number in 1..=count {
-        let directory = format!("{LOWER}/{number}");
+        let layer = format!("{directory}/{number}");
         mount_at(
             &format!("{disk}{number}"),
-            &directory,
+            &layer,
             "erofs",
             MsFlags::MS_RDONLY,
             "",
         )?;
-        lower.push(directory);
+        lower.push(layer);
     }
     lower.reverse();
     Ok(lower.join(":"))

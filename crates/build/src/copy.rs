@@ -13,12 +13,53 @@ use crate::{
     root::{Entry, Kind, Root, entry, names, resolve_in},
 };
 
+/// How words are taken.
+#[derive(Debug, Default)]
+pub(crate) struct Taking {
+    /// Archives are unpacked.
+    pub(crate) add: bool,
+    /// The directories above go along: those after a `/./`, if there is one in the word.
+    pub(crate) parents: bool,
+    /// What is left out.
+    pub(crate) exclude: Vec<Glob>,
+}
+
+impl Taking {
+    /// Whether a path is left out, by itself or with a directory that it is in.
+    fn excludes(&self, path: &Path) -> bool {
+        let path = path.to_string_lossy();
+        !path.is_empty() && self.exclude.iter().any(|glob| glob.covers(&path))
+    }
+
+    /// The directories of `named`, which `word` names, that go along.
+    fn parents(&self, word: &str, named: &Path, is_directory: bool) -> PathBuf {
+        if !self.parents {
+            return PathBuf::new();
+        }
+        let parts = |text: &str| {
+            text.split('/')
+                .filter(|part| !matches!(*part, "" | "."))
+                .count()
+        };
+        let before = word.trim_start_matches("./").split_once("/./");
+        let skipped = before.map_or(0, |(before, _)| parts(before));
+        let above = if is_directory {
+            Some(named)
+        } else {
+            named.parent()
+        };
+        above.into_iter().flatten().skip(skipped).collect()
+    }
+}
+
 /// What one word names, or a part of it.
 #[derive(Debug)]
 pub(crate) enum Item {
     /// A file with a name, or what is in a directory.
     Tree {
         name: OsString,
+        /// The directories at the destination that it goes to.
+        at: PathBuf,
         /// The file, or the directory before what is in it.
         found: Vec<Found>,
     },
@@ -54,10 +95,11 @@ impl Item {
     /// Adds what it is to a key.
     pub(crate) fn key(&self, source: &mut dyn Root, keying: &mut Keying) -> Result<(), Fault> {
         match self {
-            Self::Tree { name, found } => {
+            Self::Tree { name, at, found } => {
                 keying.text("tree");
                 keying.number(u64::try_from(found.len()).unwrap_or(u64::MAX));
                 keying.bytes(name.as_encoded_bytes());
+                keying.bytes(at.as_os_str().as_encoded_bytes());
                 for one in found {
                     keying.bytes(one.to.as_os_str().as_encoded_bytes());
                     keying.entry(source, &one.from, &one.entry)?;
@@ -77,21 +119,28 @@ impl Item {
     }
 }
 
-/// What a word names in a tree. `add` is whether archives are to be unpacked; `missing` says why there
-/// is nothing.
+/// What a word names in a tree; `missing` says why there is nothing.
 pub(crate) fn select(
     source: &mut dyn Root,
     word: &str,
-    add: bool,
+    taking: &Taking,
     missing: &dyn Fn(&str) -> String,
 ) -> Result<Vec<Item>, Fault> {
-    let mut items = Vec::new();
+    let (mut items, mut any) = (Vec::new(), false);
     for named in named(source, word)? {
         let path = resolve_in(source, &named)?;
         let Some(top) = entry(source, &path)? else {
             continue;
         };
-        let format = match add && top.kind == Kind::File {
+        any = true;
+        if taking.excludes(&named)
+            || named
+                .file_name()
+                .is_some_and(|name| taking.excludes(name.as_ref()))
+        {
+            continue;
+        }
+        let format = match taking.add && top.kind == Kind::File {
             true => archive::format(source, &path)?,
             false => None,
         };
@@ -101,12 +150,13 @@ pub(crate) fn select(
         }
         items.push(Item::Tree {
             name: named.file_name().map(OsStr::to_owned).unwrap_or_default(),
-            found: walk(source, path, top)?,
+            at: taking.parents(word, &named, top.kind == Kind::Directory),
+            found: walk(source, path, top, &|to| taking.excludes(to))?,
         });
     }
-    match items.is_empty() {
-        true => Err(missing(word).into()),
-        false => Ok(items),
+    match any {
+        true => Ok(items),
+        false => Err(missing(word).into()),
     }
 }
 
@@ -140,11 +190,20 @@ fn named(source: &mut dyn Root, word: &str) -> Result<Vec<PathBuf>, Fault> {
     Ok(paths)
 }
 
-/// A file, or a directory and everything in it, sorted, a directory before what is in it.
-fn walk(source: &mut dyn Root, path: PathBuf, top: Entry) -> Result<Vec<Found>, Fault> {
+/// A file, or a directory and everything in it that is not left out, sorted, a directory before what is
+/// in it.
+fn walk(
+    source: &mut dyn Root,
+    path: PathBuf,
+    top: Entry,
+    excludes: &dyn Fn(&Path) -> bool,
+) -> Result<Vec<Found>, Fault> {
     let mut found = Vec::new();
     let mut left = vec![(path, PathBuf::new(), top)];
     while let Some((from, to, this)) = left.pop() {
+        if excludes(&to) {
+            continue;
+        }
         if this.kind == Kind::Other {
             return Err(unusable(&from).into());
         }

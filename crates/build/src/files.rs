@@ -7,9 +7,10 @@ use crate::{
     chmod::Chmod,
     config::Config,
     context::Context,
-    copy::{Item, select},
+    copy::{Item, Taking, select},
     error::Fault,
     evaluate::Evaluation,
+    glob::Glob,
     instruction::{CopyWords, Source},
     layer::{Target, Writer},
     root::{Kind, Root, entry, owner, resolve_in},
@@ -66,12 +67,21 @@ impl Evaluation<'_> {
             None => explain(self.context, word),
             Some(from) => format!("\"{word}\" is not in {from}; check the path"),
         };
+        let exclude = words.exclude.iter().map(|pattern| {
+            let pattern = state.word(pattern)?;
+            Ok(Glob::new(pattern.trim_start_matches("./"), true)?)
+        });
+        let taking = Taking {
+            add: words.add,
+            parents: words.parents,
+            exclude: exclude.collect::<Result<_, Fault>>()?,
+        };
         let mut items = Vec::new();
         for one in &words.sources {
             match one {
                 Source::Path(text) => {
                     let word = state.nonempty(text, "a path")?;
-                    items.extend(select(source, &word, words.add, &missing)?);
+                    items.extend(select(source, &word, &taking, &missing)?);
                 }
                 Source::Heredoc(heredoc) => items.push(Item::Text {
                     name: heredoc.name.clone(),
@@ -144,7 +154,7 @@ impl Evaluation<'_> {
 fn target(state: &State, words: &CopyWords) -> Result<Target, Fault> {
     let destination = state.nonempty(&words.destination, "a path")?;
     let last = destination.rsplit('/').next();
-    let is_directory = matches!(last, Some("" | "." | ".."));
+    let is_directory = words.parents || matches!(last, Some("" | "." | ".."));
     match is_directory || words.sources.len() == 1 {
         true => Ok(Target {
             path: state.config.absolute(&destination),

@@ -74,6 +74,10 @@ pub(crate) struct CopyWords {
     pub(crate) from: Option<String>,
     pub(crate) chown: Option<String>,
     pub(crate) chmod: Option<String>,
+    /// Whether the directories above the sources go along.
+    pub(crate) parents: bool,
+    /// Patterns of what is left out.
+    pub(crate) exclude: Vec<String>,
     pub(crate) sources: Vec<Source>,
     pub(crate) destination: String,
 }
@@ -202,10 +206,6 @@ pub(crate) fn value((name, value): &Flag) -> Result<String> {
 /// For a flag that is none of those that an instruction has.
 pub(crate) fn no_such_flag(name: &str, known: &str) -> String {
     match name {
-        "parents" | "exclude" => format!(
-            "--{name} is not supported; copy what you want with several instructions, or hide the rest \
-             with .dockerignore"
-        ),
         "security" => "--security is not supported; a command has a machine of its own".to_owned(),
         "keep-git-dir" | "checksum" => {
             format!("--{name} is for addresses, which ADD does not fetch here")
@@ -316,6 +316,8 @@ fn copy(raw: &Raw, escape: char) -> Result<CopyWords> {
         from: None,
         chown: None,
         chmod: None,
+        parents: false,
+        exclude: Vec::new(),
         sources: sources.collect(),
         destination,
     };
@@ -324,10 +326,18 @@ fn copy(raw: &Raw, escape: char) -> Result<CopyWords> {
             "from" if !add => copy.from = Some(value(flag)?),
             "chown" => copy.chown = Some(value(flag)?),
             "chmod" => copy.chmod = Some(value(flag)?),
+            "exclude" => copy.exclude.push(value(flag)?),
+            "parents" if !add => copy.parents = !matches!(flag.1.as_deref(), Some("false")),
             // How the layer is made, which is always so here.
             "link" => {}
-            name if add => return Err(no_such_flag(name, "--chown, --chmod and --link")),
-            name => return Err(no_such_flag(name, "--from, --chown, --chmod and --link")),
+            name if add => {
+                let known = "--chown, --chmod, --exclude and --link";
+                return Err(no_such_flag(name, known));
+            }
+            name => {
+                let known = "--from, --chown, --chmod, --parents, --exclude and --link";
+                return Err(no_such_flag(name, known));
+            }
         }
     }
     check_copy(&copy)?;
@@ -471,7 +481,7 @@ mod tests {
             ("ADD --from=x a b", "there is no flag --from"),
             ("COPY --from=$x a b", "--from takes no variables"),
             ("COPY --chmod=999 a b", "is no mode"),
-            ("COPY --parents a b", "--parents is not supported"),
+            ("ADD --parents a b", "there is no flag --parents"),
             ("COPY --chown a b", "--chown needs a value"),
             ("ADD https://x/y /z", "\"https://x/y\" is not fetched"),
             ("RUN --security=insecure x", "--security is not supported"),

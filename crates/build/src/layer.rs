@@ -98,7 +98,9 @@ impl<'a> Writer<'a> {
         item: &Item,
     ) -> Result<(), Fault> {
         let path = match item {
-            Item::Tree { name, .. } if into && !item.is_directory() => path.join(name),
+            // Joined with nothing, a path would end with a slash.
+            Item::Tree { at, .. } if item.is_directory() => path.iter().chain(at).collect(),
+            Item::Tree { name, at, .. } if into => path.join(at).join(name),
             Item::Text { name, .. } if into => path.join(name),
             _ => path.to_owned(),
         };

@@ -3,7 +3,7 @@
 use crate::{
     cache::Keying,
     config::Config,
-    copy::select,
+    copy::{Taking, select},
     error::Fault,
     evaluate::Evaluation,
     files::explain,
@@ -74,7 +74,12 @@ impl Evaluation<'_> {
         };
         let context = self.context;
         let missing = |word: &str| explain(context, word);
-        let items = select(&mut context.tree(), &literal(&path), false, &missing)?;
+        let items = select(
+            &mut context.tree(),
+            &literal(&path),
+            &Taking::default(),
+            &missing,
+        )?;
         let mut keying = Keying::new("the context", &[]);
         keying.text(&path);
         for item in &items {

@@ -1,6 +1,12 @@
 //! `crumble build`.
 
-use std::{os::unix::ffi::OsStrExt, path::Path, process::ExitCode};
+use std::{
+    env,
+    os::unix::ffi::OsStrExt,
+    path::Path,
+    process::ExitCode,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use crumble::{
     BuildOptions, Images,
@@ -14,6 +20,11 @@ use crate::{
     report::{BLUE, Failure, YELLOW, paint},
     run::variable_of,
 };
+
+const SOURCE_DATE: &str = "SOURCE_DATE_EPOCH";
+
+/// The year 10000, which has no date of four digits.
+const LAST_DATE: Duration = Duration::from_secs(253_402_300_800);
 
 /// Builds an image and prints its digest.
 pub(crate) fn build(options: &Build) -> Result<ExitCode, Failure> {
@@ -38,6 +49,7 @@ pub(crate) fn build(options: &Build) -> Result<ExitCode, Failure> {
         memory: options.memory,
         policy: pull.policy,
         secrets: options.secrets.iter().cloned().collect(),
+        created: source_date()?,
     };
     let bars = Bars::new();
     let digest = images.build(&context, &how, &options.tag, &mut tell, &bars)?;
@@ -47,6 +59,19 @@ pub(crate) fn build(options: &Build) -> Result<ExitCode, Failure> {
 
 fn open(directory: &Path, file: Option<&Path>) -> Result<Context, Failure> {
     Context::open(directory, file).map_err(|error| crumble::Error::from(error).into())
+}
+
+/// The time that whoever wants equal builds gives (reproducible-builds.org/specs/source-date-epoch).
+fn source_date() -> Result<Option<SystemTime>, Failure> {
+    let Some(given) = env::var_os(SOURCE_DATE) else {
+        return Ok(None);
+    };
+    let seconds = given.to_str().and_then(|given| given.parse().ok());
+    let since = seconds.map(Duration::from_secs);
+    let date = since.filter(|since| *since < LAST_DATE);
+    date.and_then(|since| UNIX_EPOCH.checked_add(since))
+        .map(Some)
+        .ok_or_else(|| Failure::Date(given.display().to_string()))
 }
 
 fn text(bytes: &[u8]) -> String {

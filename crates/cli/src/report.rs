@@ -62,6 +62,9 @@ pub(crate) enum Failure {
     /// An archive that would be typed.
     #[error("an archive is nothing to type: name a file with -i, or redirect the input")]
     ArchiveFromTerminal,
+    /// A date that is none.
+    #[error("SOURCE_DATE_EPOCH is {0:?}; give seconds since 1970, or unset it")]
+    Date(String),
     /// The system refused something.
     #[error("cannot {what}")]
     System {
@@ -108,6 +111,7 @@ impl Failure {
             | Self::Create { .. }
             | Self::ArchiveToTerminal
             | Self::ArchiveFromTerminal
+            | Self::Date(_)
             | Self::Worker
             | Self::System { .. } => code::MACHINE,
         }

@@ -18,7 +18,7 @@ use nix::{
 };
 use supervisor::{Device, Plan, Programs};
 use wire::{
-    agent::{Lower, READY_PORT, Root, Setup, Upper, VERSION},
+    agent::{Lower, Mount, READY_PORT, Root, Setup, Upper, VERSION},
     fs,
 };
 
@@ -38,6 +38,9 @@ const TALKATIVE_COMMAND_LINE: &str = "console=ttyS0 loglevel=7 panic=-1 reboot=a
 /// The tag of the root file system's device.
 const ROOT_TAG: &str = "root";
 
+/// The serial number of the disk with the root's layers.
+const ROOT_SERIAL: &str = "image";
+
 /// The first context id that is not taken (virtio 1.2, section 5.10.4). Context ids only name a
 /// guest within its own vsock device, and each machine has one of its own.
 const GUEST_CID: u64 = 3;
@@ -54,10 +57,25 @@ pub(crate) struct Extras {
     pub(crate) layers: Option<Vec<PathBuf>>,
     /// A disk for what is written instead of memory.
     pub(crate) upper: Option<(Device, Upper)>,
+    /// What is mounted after the shares.
+    pub(crate) beside: Vec<Beside>,
     /// Which image of a name, and when to fetch it.
     pub(crate) pull: Pull,
     /// Is told how fetching an image goes.
     pub(crate) fetching: Box<dyn image::Progress>,
+}
+
+/// What a machine has beside its root, at an absolute path.
+pub(crate) enum Beside {
+    /// Memory, of at most so many bytes.
+    Memory { path: String, size: Option<u64> },
+    /// A part of the root that unpacked layers make, the lowest first.
+    Part {
+        layers: Vec<PathBuf>,
+        source: String,
+        path: String,
+        writable: bool,
+    },
 }
 
 /// A machine that can be started.
@@ -89,6 +107,11 @@ pub(crate) fn assemble(
     let kept = root.kept.take();
     let config = root.config.clone();
     let (mut setup, mut devices) = file_systems(spec, root)?;
+    for (index, beside) in extras.beside.into_iter().enumerate() {
+        let (mount, device) = mount(index, beside)?;
+        setup.mounts.push(mount);
+        devices.extend(device);
+    }
     let pcap = extras.pcap.as_deref().map(create).transpose()?;
     let network = network::connect(spec, pcap)?;
     setup.network = network.guest;
@@ -216,7 +239,7 @@ fn layers_root<'p>(
     layers: impl IntoIterator<Item = &'p Path>,
     config: image::Config,
 ) -> Result<RootParts, Error> {
-    let (device, lower) = images::disk(layers)?;
+    let (device, lower) = images::disk(layers, ROOT_SERIAL)?;
     Ok(RootParts {
         lower,
         upper: Upper::Memory,
@@ -253,10 +276,34 @@ fn file_systems(spec: &MachineSpec, root: RootParts) -> Result<(Setup, Vec<Devic
         },
         directories: directories(&root.config),
         shares,
+        mounts: Vec::new(),
         network: None,
         init: spec.init.as_ref().map(ToString::to_string),
     };
     Ok((setup, devices))
+}
+
+/// What the agent mounts, and the device that it takes.
+fn mount(index: usize, beside: Beside) -> Result<(Mount, Option<Device>), Error> {
+    Ok(match beside {
+        Beside::Memory { path, size } => (Mount::Memory { path, size }, None),
+        Beside::Part {
+            layers,
+            source,
+            path,
+            writable,
+        } => {
+            let layers = layers.iter().map(PathBuf::as_path);
+            let (device, lower) = images::disk(layers, &format!("part{index}"))?;
+            let part = Mount::Part {
+                lower,
+                source,
+                path,
+                writable,
+            };
+            (part, Some(device))
+        }
+    })
 }
 
 /// What an image needs beside what is in its layers.

@@ -20,7 +20,8 @@ use image::{Hold, Policy, Pull};
 use serde_json::{Value, json};
 
 use crate::{
-    Cpus, Error, Image, Images, Machine, Memory, Network, Reference, Share, Stdio, images::keep,
+    Cpus, Error, Image, Images, Machine, Memory, Network, Reference, Share, Stdio,
+    assemble::Beside, images::keep,
 };
 
 use self::root::LayersRoot;
@@ -47,6 +48,8 @@ pub struct BuildOptions {
     pub policy: Policy,
     /// Files that commands may be shown, by the names that the Dockerfile has for them.
     pub secrets: BTreeMap<String, PathBuf>,
+    /// When the image says that it was made; now, if it is none.
+    pub created: Option<SystemTime>,
 }
 
 impl Images {
@@ -74,18 +77,19 @@ impl Images {
         };
         let built = build::build(context, &options.what, &mut site)?;
         let layers: Vec<image::Layer> = site.known(&built.layers).cloned().collect();
+        let created = options.created.unwrap_or_else(SystemTime::now);
         let digest = self
             .store()
-            .commit(&hold, document(&built), &layers, name)?;
+            .commit(&hold, document(&built, created), &layers, name)?;
         Ok(digest)
     }
 }
 
 /// The configuration of an image (OCI image specification, config.md).
-fn document(built: &Built) -> Value {
+fn document(built: &Built, created: SystemTime) -> Value {
     let (os, rest) = built.platform.split_once('/').unwrap_or(("linux", ""));
     let (architecture, variant) = rest.split_once('/').unwrap_or((rest, ""));
-    let created = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+    let created = humantime::format_rfc3339_seconds(created).to_string();
     let history = built.history.iter().map(|step| {
         json!({
             "created": created,
@@ -144,7 +148,7 @@ impl Site<'_> {
     }
 
     /// A machine for a command.
-    fn start(&self, layers: &[Layer], run: &Run, shown: &Shown) -> Result<Machine, Error> {
+    fn start(&self, layers: &[Layer], run: &Run, shown: &mut Shown) -> Result<Machine, Error> {
         let network = match run.network {
             Reach::Default => Network::default(),
             Reach::None => Network::None,
@@ -155,8 +159,11 @@ impl Site<'_> {
             .cpus(self.options.cpus)
             .memory(self.options.memory)
             .network(network);
-        for share in &shown.shares {
-            builder = builder.share(share.clone());
+        for share in shown.shares.drain(..) {
+            builder = builder.share(share);
+        }
+        for beside in shown.beside.drain(..) {
+            builder = builder.beside(beside);
         }
         builder.start()
     }
@@ -166,6 +173,7 @@ impl Site<'_> {
         let mut shown = Shown {
             directory: tempfile::tempdir()?,
             shares: Vec::new(),
+            beside: Vec::new(),
             env: Vec::new(),
         };
         if let Some(script) = &run.script {
@@ -240,11 +248,30 @@ impl Site<'_> {
                     None => Ok(()),
                 }
             }
-            _ => Err(
-                "--mount of type bind or tmpfs is not done yet: copy the files in a stage of its \
-                      own, and COPY --from what is needed"
-                    .into(),
-            ),
+            (MountKind::Tmpfs { size }, Some(target)) => {
+                shown.beside.push(Beside::Memory {
+                    path: target.to_owned(),
+                    size: *size,
+                });
+                Ok(())
+            }
+            (
+                MountKind::Bind {
+                    layers,
+                    source,
+                    writable,
+                },
+                Some(target),
+            ) => {
+                shown.beside.push(Beside::Part {
+                    layers: self.files(layers),
+                    source: source.clone(),
+                    path: target.to_owned(),
+                    writable: *writable,
+                });
+                Ok(())
+            }
+            (_, None) => Err("a mount without a target".into()),
         }
     }
 }
@@ -253,6 +280,7 @@ impl Site<'_> {
 struct Shown {
     directory: tempfile::TempDir,
     shares: Vec<Share>,
+    beside: Vec<Beside>,
     env: Vec<(String, String)>,
 }
 
@@ -321,8 +349,8 @@ impl Worker for Site<'_> {
     }
 
     fn run(&mut self, layers: &[Layer], run: &Run) -> Result<Option<Layer>, BoxError> {
-        let shown = self.shown(run)?;
-        let machine = self.start(layers, run, &shown)?;
+        let mut shown = self.shown(run)?;
+        let machine = self.start(layers, run, &mut shown)?;
         Self::execute(&machine, run, &shown)?;
         let layer = keep(
             self.images,

@@ -27,9 +27,6 @@ use crate::{
     kept::Kept, partitions,
 };
 
-/// The serial number of the disk with the layers.
-const SERIAL: &str = "image";
-
 /// The largest layer: more is a mistake, or somebody who wants to fill a disk.
 const LIMITS: Limits = Limits {
     bytes: 256 << 30,
@@ -226,6 +223,7 @@ impl Unpack for Unpacker {
 /// The disk with unpacked layers, the lowest first, and what the guest makes of it.
 pub(crate) fn disk<'p>(
     layers: impl IntoIterator<Item = &'p Path>,
+    serial: &str,
 ) -> Result<(Device, Lower), Error> {
     let layers = layers.into_iter().map(open);
     let layers = visible(layers.collect::<Result<_, _>>()?)?;
@@ -246,14 +244,15 @@ pub(crate) fn disk<'p>(
         sectors: bytes / block::Config::SECTOR,
     });
     let config = block::Config {
-        serial: SERIAL.to_owned(),
+        serial: serial.to_owned(),
         read_only: true,
         extents: extents.collect(),
         queues: 1,
     };
     let files = files.into_iter().map(|(file, _)| file).collect();
-    let device = Device::block(&config, files, "block-image").map_err(supervisor::Error::from)?;
-    let serial = SERIAL.to_owned();
+    let name = format!("block-{serial}");
+    let device = Device::block(&config, files, &name).map_err(supervisor::Error::from)?;
+    let serial = serial.to_owned();
     Ok((device, Lower::Layers { serial, count }))
 }
 

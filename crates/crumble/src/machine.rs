@@ -20,7 +20,7 @@ use wire::agent::Upper;
 use crate::{
     Command, Cpus, End, Error, Hostname, Image, Init, Listener, MachineSpec, Memory, Name, Network,
     ProcessInfo, Publish, Published, Pull, Share, Stats, Timings,
-    assemble::{Extras, assemble},
+    assemble::{Beside, Extras, assemble},
     net,
 };
 
@@ -167,6 +167,12 @@ impl Builder {
         self
     }
 
+    /// Something beside the root.
+    pub(crate) fn beside(mut self, beside: Beside) -> Self {
+        self.extras.beside.push(beside);
+        self
+    }
+
     /// A disk for what is written.
     pub(crate) fn upper(mut self, device: Device, upper: Upper) -> Self {
         self.extras.upper = Some((device, upper));
@@ -264,6 +270,7 @@ impl Machine {
                 pcap: None,
                 layers: None,
                 upper: None,
+                beside: Vec::new(),
                 pull: Pull::default(),
                 fetching: Box::new(()),
             },

@@ -27,6 +27,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         root,
         directories: Vec::new(),
         shares: shares.collect(),
+        mounts: Vec::new(),
         network: None,
         init: None,
     };

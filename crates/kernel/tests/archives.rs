@@ -92,6 +92,7 @@ fn the_setup_survives_its_archive_behind_another() {
             path: "/mnt".into(),
             read_only: true,
         }],
+        mounts: Vec::new(),
         network: None,
         init: None,
     };

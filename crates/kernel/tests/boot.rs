@@ -107,6 +107,7 @@ fn setup(root: Root) -> Setup {
         root,
         directories: Vec::new(),
         shares: Vec::new(),
+        mounts: Vec::new(),
         network: None,
         init: None,
     }

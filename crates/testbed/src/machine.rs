@@ -289,6 +289,7 @@ fn prepare(design: &Design<'_>) -> Result<(PathBuf, String, PathBuf)> {
         root: Root::discarding(ROOT_TAG),
         directories: Vec::new(),
         shares: shares.collect(),
+        mounts: Vec::new(),
         network: design.network.cloned(),
         init: None,
     };

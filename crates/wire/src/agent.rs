@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 
 /// The version of this module's messages. A host and an agent of different versions refuse each
 /// other with [`Event::Failed`] of [`FailureKind::Version`].
-pub const VERSION: u16 = 3;
+pub const VERSION: u16 = 4;
 
 /// The vsock port that the agent listens on.
 pub const PORT: u32 = 1024;
@@ -58,6 +58,8 @@ pub struct Setup {
     pub directories: Vec<String>,
     /// Further file systems, mounted in this order after the root.
     pub shares: Vec<Share>,
+    /// What is mounted after these, in this order.
+    pub mounts: Vec<Mount>,
     /// The network interface; none is set up without.
     pub network: Option<Network>,
     /// The root's own init, an absolute path: it becomes process 1 when all is set up, and the agent
@@ -151,6 +153,29 @@ pub struct Share {
     pub path: String,
     /// Mount it read-only (the device refuses writes by itself too).
     pub read_only: bool,
+}
+
+/// Something that is no share, at an absolute path that is made if it does not exist.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Mount {
+    /// An empty directory in memory.
+    Memory {
+        /// Where.
+        path: String,
+        /// Its limit in bytes; the kernel's own if there is none.
+        size: Option<u64>,
+    },
+    /// A file or directory of an image that is not the root.
+    Part {
+        /// The image, which is [`Lower::Layers`].
+        lower: Lower,
+        /// The path in it, absolute; links lead nowhere else.
+        source: String,
+        /// Where.
+        path: String,
+        /// Whether it can be written to; what is written is gone with the machine.
+        writable: bool,
+    },
 }
 
 /// The agent is up: sent once, by the agent, to [`READY_PORT`].

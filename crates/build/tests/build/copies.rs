@@ -48,6 +48,53 @@ fn destinations_are_files_or_directories_as_they_are_written() {
 }
 
 #[test]
+fn what_is_excluded_is_not_copied() {
+    let context = [
+        ("a.txt", "A"),
+        ("b.md", "B"),
+        ("d/x.txt", "X"),
+        ("d/y", "Y"),
+        ("d/in/z.txt", "Z"),
+        ("d/in/w", "W"),
+        ("d/out/v", "V"),
+    ];
+    let files = files(
+        "FROM scratch\nARG WHAT=out\nCOPY --exclude=*.md --exclude=d . /all/\n\
+         COPY --exclude=**/*.txt --exclude=$WHAT d /d/\nCOPY --exclude=a* *.* /none/",
+        &context,
+    );
+    assert_eq!(files.text("all/a.txt"), "A");
+    assert_eq!(files.text("d/in/w"), "W");
+    assert_eq!(files.text("d/y"), "Y");
+    assert_eq!(files.text("none/b.md"), "B");
+    for left in [
+        "all/b.md",
+        "all/d",
+        "d/x.txt",
+        "d/in/z.txt",
+        "d/out",
+        "none/a.txt",
+    ] {
+        assert!(!files.has(left), "{left}");
+    }
+}
+
+#[test]
+fn directories_above_go_along_from_the_pivot_on() {
+    let context = [("x/a/one", "1"), ("x/b/one", "2"), ("x/b/sub/two", "3")];
+    let files = files(
+        "FROM scratch\nCOPY --parents x/*/one /all\nCOPY --parents ./x/./b /cut/\n\
+         COPY --parents=false x/a/one /flat/",
+        &context,
+    );
+    assert_eq!(files.text("all/x/a/one"), "1");
+    assert_eq!(files.text("all/x/b/one"), "2");
+    assert_eq!(files.text("cut/b/one"), "2");
+    assert_eq!(files.text("cut/b/sub/two"), "3");
+    assert_eq!(files.text("flat/one"), "1");
+}
+
+#[test]
 fn links_at_the_destination_are_followed_within_the_image() {
     let (built, worker) = built(
         "FROM base\nCOPY a /lib/\nCOPY a /out/passwd\nCOPY a /out/../x",
