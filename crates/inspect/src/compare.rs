@@ -1,8 +1,8 @@
 //! Processes beside their policies.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path};
 
-use policy::{Identity, Namespace, Policy, Reasoned};
+use policy::{Identity, Namespace, Policy, Reasoned, Resource};
 use serde::Serialize;
 
 use crate::{CapabilitySet, Field, Process, Rights};
@@ -118,6 +118,7 @@ pub fn compare(
     identity(&mut verdict, process, policy, holder);
     rights(&mut verdict, process, policy, holder);
     limits(&mut verdict, process, policy);
+    group(&mut verdict, process, policy);
     let floor = policy.landlock_floor.value;
     if landlock.is_none_or(|version| version < floor) {
         let has = landlock.map_or("none".to_owned(), |version| format!("version {version}"));
@@ -244,10 +245,33 @@ fn limits(verdict: &mut Verdict, process: &Process, policy: &Policy) {
     }
 }
 
+/// The limits of a component's group, where the host let it have one. How much memory the guest has
+/// is not the policy's to say, so what is wrong with memory is that there is no limit.
+fn group(verdict: &mut Verdict, process: &Process, policy: &Policy) {
+    let Some(group) = process.cgroup.read() else {
+        return;
+    };
+    if !jailer::is_component_group(Path::new(&group.directory)) {
+        return;
+    }
+    let threads = policy.limits.iter().map(|row| row.value);
+    let threads = threads.filter(|limit| limit.resource == Resource::Nproc);
+    let threads = threads.map(|limit| limit.most).next();
+    for (file, most) in [("memory.max", None), ("pids.max", threads)] {
+        let value = group.limits.get(file).map_or("not there", String::as_str);
+        let fine = |limit: u64| most.is_none_or(|most| limit <= most);
+        if !value.parse().is_ok_and(fine) {
+            let most = most.map(|most| format!(", at most {most} should be"));
+            let most = most.unwrap_or_else(|| ", and should limit".to_owned());
+            verdict.find("cgroup", format!("{file} is {value}{most}"));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Proc;
+    use crate::{ControlGroup, Proc};
 
     /// What of the jail `verdict` misses, each part once.
     fn parts(verdict: &Verdict) -> Vec<&'static str> {
@@ -275,6 +299,32 @@ mod tests {
                 "{details:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_group_that_does_not_limit_is_a_finding_where_there_is_one() {
+        let mut own = Proc::host().process(std::process::id()).unwrap();
+        let policy = policy::component("dev-vsock").unwrap();
+        let threads = Expected::of(policy).limits["nproc"];
+        let mut findings = |directory: &str, memory: &str, pids: &str| {
+            let limits = [("memory.max", memory), ("pids.max", pids)];
+            let limits = limits.map(|(file, value)| (file, value.to_owned()));
+            own.cgroup = Field::Read(ControlGroup {
+                directory: directory.to_owned(),
+                limits: limits.into(),
+            });
+            let mut verdict = Verdict::default();
+            group(&mut verdict, &own, policy);
+            verdict.findings.len()
+        };
+        let leaf = "/sys/fs/cgroup/user.slice/crumble-17-0/vsock";
+        let fine = threads.to_string();
+        assert_eq!(findings(leaf, "1000", &fine), 0);
+        assert_eq!(findings(leaf, "max", &fine), 1);
+        assert_eq!(findings(leaf, "1000", &(threads + 1).to_string()), 1);
+        assert_eq!(findings(leaf, "max", "max"), 2);
+        // Another's, which limits what it likes.
+        assert_eq!(findings("/sys/fs/cgroup/user.slice", "max", "max"), 0);
     }
 
     #[test]

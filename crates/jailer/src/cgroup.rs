@@ -188,6 +188,13 @@ impl Drop for Group {
     }
 }
 
+/// Whether a group's directory is that of a component, in the group of its machine.
+#[must_use]
+pub fn is_component_group(directory: &Path) -> bool {
+    let machine = directory.parent().and_then(Path::file_name);
+    machine.is_some_and(|name| name.as_encoded_bytes().starts_with(PREFIX.as_bytes()))
+}
+
 /// The group of a component, for [`crate::Launch`].
 #[derive(Debug)]
 pub struct Leaf(File);

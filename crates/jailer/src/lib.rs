@@ -39,7 +39,7 @@ mod trace;
 
 use std::io;
 
-pub use cgroup::{Budget, Delegation, Group, Leaf, cgroup_directories};
+pub use cgroup::{Budget, Delegation, Group, Leaf, cgroup_directories, is_component_group};
 pub use identity::effective as effective_identity;
 pub use inside::{Access, Confined, Grant, confine, confine_to};
 #[cfg(feature = "test-layers")]
