@@ -4,8 +4,8 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::styling::Styles};
 use crumble::{
-    Cpus, Hostname, Image, Init, Interface, InterfaceAddress, Memory, Name, Network, Publish, Pull,
-    Reference, Share,
+    Cpus, Disk, Hostname, Image, Init, Interface, InterfaceAddress, Memory, Name, Network, Publish,
+    Pull, Reference, Share,
     image::{Platform, Policy},
 };
 
@@ -56,13 +56,15 @@ Examples:
   crumble run --init systemd debian-systemd -- systemctl is-system-running --wait
   crumble run alpine -- cat /etc/os-release    an image of a registry, fetched if it is not here
   crumble run --cpus 4 --memory 2G ./rootfs -- /bin/app
+  crumble run --disk data.img host -- mount /dev/vda /mnt
   crumble run -p 8080:80 host -- python3 -m http.server 80
   crumble run --network user,deny=10.0.0.0/8 host -- curl https://example.org
 
 The root file system is read-only below: what a command writes to it is gone with the machine, unless
 it has a --name, with which the next one finds it again. `crumble commit NAME IMAGE` makes an image of
 that, `crumble rm NAME` removes it.
-What it writes to a --share without :ro is written to the host.
+What it writes to a --share or a --disk without :ro is written to the host. A disk that may be written
+is one machine's at a time.
 
 Networks (--network):
   user                        through sockets of the host, as any program of yours: the default. The
@@ -104,6 +106,10 @@ pub(crate) struct Run {
     /// Show a directory of the host to the guest; :ro forbids writing
     #[arg(short = 'v', long = "share", value_name = "HOST:GUEST[:ro]")]
     pub(crate) shares: Vec<Share>,
+
+    /// A file of the host as a disk of the guest, the first as /dev/vda; :ro forbids writing
+    #[arg(long = "disk", value_name = "FILE[:ro]")]
+    pub(crate) disks: Vec<Disk>,
 
     /// Set a variable, or with K alone pass the caller's on
     #[arg(short, long, value_name = "K[=V]")]

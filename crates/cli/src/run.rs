@@ -121,6 +121,9 @@ fn start(options: &Run) -> Result<Machine, Failure> {
             let spinner = spinner.clone();
             move |text| progress(&spinner, text)
         });
+    for disk in &options.disks {
+        builder = builder.disk(disk.clone());
+    }
     for share in &options.shares {
         builder = builder.share(share.clone());
     }

@@ -23,7 +23,7 @@ use wire::{
 };
 
 use crate::{
-    Error, Image, Images, MachineSpec, Published, busybox, host, images, kept::Kept, network,
+    Error, Image, Images, MachineSpec, Published, busybox, disks, host, images, kept::Kept, network,
 };
 
 /// What the kernel is told. The serial port is there for its last words, so it says nothing else;
@@ -81,8 +81,8 @@ pub(crate) enum Beside {
 /// A machine that can be started.
 pub(crate) struct Assembled {
     pub(crate) plan: Plan,
-    /// Held while it runs, if what it writes is kept.
-    pub(crate) kept: Option<Flock<File>>,
+    /// Held while it runs: those on its disks, and on what it writes if that is kept.
+    pub(crate) locks: Vec<Flock<File>>,
     /// How the image is to be run.
     pub(crate) config: image::Config,
     /// The ports that lead to the guest.
@@ -104,9 +104,17 @@ pub(crate) fn assemble(
     let cache = Cache::of_user().map_err(Error::Kernel)?;
     let mut root = root(spec, &mut extras, &programs, &cache)?;
     let programs = Programs::in_directory(programs);
-    let kept = root.kept.take();
+    let mut locks: Vec<_> = root.kept.take().into_iter().collect();
     let config = root.config.clone();
-    let (mut setup, mut devices) = file_systems(spec, root)?;
+    // They are the guest's first.
+    let mut devices = Vec::new();
+    for (index, disk) in spec.disks.iter().enumerate() {
+        let (device, lock) = disks::open(disk, index)?;
+        devices.push(device);
+        locks.push(lock);
+    }
+    let (mut setup, others) = file_systems(spec, root)?;
+    devices.extend(others);
     for (index, beside) in extras.beside.into_iter().enumerate() {
         let (mount, device) = mount(index, beside)?;
         setup.mounts.push(mount);
@@ -117,7 +125,8 @@ pub(crate) fn assemble(
     setup.network = network.guest;
     devices.extend(network.device);
     let kernel = resolve(spec, &cache, progress)?;
-    let initramfs = initramfs(&kernel, &programs, &setup, &cache)?;
+    let disks = !spec.disks.is_empty();
+    let initramfs = initramfs(&kernel, &programs, &setup, disks, &cache)?;
     let line = if extras.console.is_some() {
         TALKATIVE_COMMAND_LINE
     } else {
@@ -140,7 +149,7 @@ pub(crate) fn assemble(
     };
     Ok(Assembled {
         plan,
-        kept,
+        locks,
         config,
         published: network.published,
         warnings: network.warnings,
@@ -368,6 +377,7 @@ fn initramfs(
     kernel: &Kernel,
     programs: &Programs,
     setup: &Setup,
+    disks: bool,
     cache: &Cache,
 ) -> Result<Vec<OwnedFd>, Error> {
     let agent = programs.path("crumble-agent")?;
@@ -381,6 +391,8 @@ fn initramfs(
     } = &setup.root
     {
         modules.extend(kernel::IMAGE_MODULES);
+    } else if disks {
+        modules.extend(kernel::BLOCK_MODULES);
     }
     let shared = kernel::initramfs(kernel, &agent, &modules, cache).map_err(Error::Kernel)?;
     let own = kernel::setup_archive(setup).map_err(Error::Kernel)?;

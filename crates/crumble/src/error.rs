@@ -35,6 +35,17 @@ pub enum Error {
         `apt-get install e2fsprogs` brings it"
     )]
     NoMkfs,
+    /// A disk that another machine has.
+    #[error("the disk {} is in use; one machine at a time may write to it, or several read it", .0.display())]
+    DiskInUse(PathBuf),
+    /// A file that is no disk.
+    #[error("{} cannot be a disk: {reason}", path.display())]
+    Disk {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
     /// Another machine of this name runs.
     #[error("the machine {0} is running; end it first, or give another name")]
     KeptInUse(spec::Name),

@@ -57,6 +57,7 @@
 mod assemble;
 mod busybox;
 mod command;
+mod disks;
 mod dockerfile;
 mod error;
 mod export;
@@ -88,8 +89,8 @@ pub use network::Published;
 #[doc(hidden)]
 pub use network::{Connected, connect, tap::open as open_tap};
 pub use spec::{
-    Cpus, Hostname, Image, Init, Interface, InterfaceAddress, Link, MachineSpec, Memory, Name,
-    Network, Publish, Rate, Reference, Rule, Share, Tap, User,
+    Cpus, Disk, Hostname, Image, Init, Interface, InterfaceAddress, Link, MachineSpec, Memory,
+    Name, Network, Publish, Rate, Reference, Rule, Share, Tap, User,
 };
 pub use stdio::Stdio;
 pub use supervisor::{ProcessInfo, Timings};

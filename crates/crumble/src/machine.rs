@@ -18,8 +18,8 @@ use supervisor::Device;
 use wire::agent::Upper;
 
 use crate::{
-    Command, Cpus, End, Error, Hostname, Image, Init, Listener, MachineSpec, Memory, Name, Network,
-    ProcessInfo, Publish, Published, Pull, Share, Stats, Timings,
+    Command, Cpus, Disk, End, Error, Hostname, Image, Init, Listener, MachineSpec, Memory, Name,
+    Network, ProcessInfo, Publish, Published, Pull, Share, Stats, Timings,
     assemble::{Beside, Extras, assemble},
     net,
 };
@@ -61,6 +61,15 @@ impl Builder {
     #[must_use]
     pub fn memory(mut self, memory: Memory) -> Self {
         self.spec.memory = memory;
+        self
+    }
+
+    /// Adds a file of the host as a disk of the guest. The first is `/dev/vda`; the image's own disks come
+    /// after all of these. While the machine runs nobody else writes to the file, and if it may be written,
+    /// no other machine has it.
+    #[must_use]
+    pub fn disk(mut self, disk: Disk) -> Self {
+        self.spec.disks.push(disk);
         self
     }
 
@@ -233,7 +242,7 @@ impl Builder {
             } else {
                 SHUTDOWN_LIMIT
             },
-            kept: assembled.kept,
+            locks: assembled.locks,
             config: Box::new(assembled.config),
             published: assembled.published,
             warnings: assembled.warnings,
@@ -252,7 +261,7 @@ pub struct Machine {
     patience: Duration,
     /// Others may use what it has written when it is gone.
     #[expect(dead_code, reason = "its life is the lock's")]
-    kept: Option<Flock<File>>,
+    locks: Vec<Flock<File>>,
     config: Box<image::Config>,
     published: Vec<Published>,
     warnings: Vec<String>,

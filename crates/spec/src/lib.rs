@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod disk;
 mod image;
 mod init;
 mod interface;
@@ -17,6 +18,7 @@ mod size;
 
 use std::path::PathBuf;
 
+pub use disk::Disk;
 pub use image::Image;
 pub use init::Init;
 pub use interface::{Interface, InterfaceAddress};
@@ -59,6 +61,9 @@ pub enum Error {
         /// What is wrong with it.
         reason: &'static str,
     },
+    /// Not a disk.
+    #[error("\"{0}\" is not a disk: write FILE or FILE:ro")]
+    Disk(String),
     /// Not an image that can be run.
     #[error("\"{given}\" is not an image: {reason}")]
     Image {
@@ -133,6 +138,8 @@ pub struct MachineSpec {
     pub image: Image,
     /// Directories of the host that the guest sees, in the order of mounting.
     pub shares: Vec<Share>,
+    /// Files of the host that are disks of the guest: `/dev/vda` and so on, in this order.
+    pub disks: Vec<Disk>,
     /// How it is connected.
     pub network: Network,
     /// Ports of the host that lead to it, with [`Network::User`].
@@ -156,6 +163,7 @@ impl MachineSpec {
             memory: Memory::DEFAULT,
             image,
             shares: Vec::new(),
+            disks: Vec::new(),
             network: Network::default(),
             publish: Vec::new(),
             kernel: None,
