@@ -107,12 +107,12 @@ fn a_disk_is_one_writer_s() {
 
 fn what_is_no_disk_is_refused_with_the_reason() {
     let (directory, _) = disks(&[]);
-    let there = directory.path().to_str().unwrap();
+    let there = format!("{}:ro", directory.path().display());
     fails(
-        &["--disk", there, "busybox", "--", "true"],
+        &["--disk", &there, "busybox", "--", "true"],
         125,
         &["regular file"],
     );
-    let none = format!("{there}/none");
+    let none = format!("{}/none", directory.path().display());
     fails(&["--disk", &none, "busybox", "--", "true"], 125, &["none"]);
 }
