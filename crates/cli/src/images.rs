@@ -27,14 +27,7 @@ pub(crate) fn images(verb: Verb) -> Result<ExitCode, Failure> {
     let bars = Bars::new();
     match verb {
         Verb::Ls { json } => list(&store.list()?, json)?,
-        Verb::Pull { name, machine } => {
-            let pull = Pull {
-                platform: machine.platform(),
-                policy: Policy::Always,
-            };
-            let image = images.get(&crumble::Image::Registry(name), &pull, &bars)?;
-            say(&image.digest().to_string())?;
-        }
+        Verb::Pull { name, machine } => pull(&images, name, machine.platform(), &bars)?,
         Verb::Push {
             name,
             target,
@@ -85,13 +78,30 @@ pub(crate) fn images(verb: Verb) -> Result<ExitCode, Failure> {
         Verb::Tag { name, new } => store.tag(&name, &new)?,
         Verb::Inspect { name, machine } => inspect(store, &name, &machine.platform())?,
         Verb::Rm { names } => names.iter().try_for_each(|name| store.remove(name))?,
-        Verb::Prune => {
-            let pruned = store.prune()?;
-            let size = indicatif::HumanBytes(pruned.bytes);
-            eprintln!("crumble: {} files removed, {size}", pruned.files);
-        }
+        Verb::Prune => prune(store)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn pull(
+    images: &crumble::Images,
+    name: Reference,
+    platform: Platform,
+    bars: &Bars,
+) -> Result<(), Failure> {
+    let pull = Pull {
+        platform,
+        policy: Policy::Always,
+    };
+    let image = images.get(&crumble::Image::Registry(name), &pull, bars)?;
+    say(&image.digest().to_string())
+}
+
+fn prune(store: &crumble::image::Store) -> Result<(), Failure> {
+    let pruned = store.prune()?;
+    let size = indicatif::HumanBytes(pruned.bytes);
+    eprintln!("crumble: {} files removed, {size}", pruned.files);
+    Ok(())
 }
 
 impl From<SaveFormat> for Format {

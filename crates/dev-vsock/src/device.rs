@@ -106,10 +106,11 @@ impl Vsock {
         })
     }
 
-    /// Takes over where the process before this one was killed; `false` if the driver has not
-    /// started both queues yet.
+    /// Takes over where the process before this one was killed; `false` if there was one, and the driver
+    /// has not started both queues yet, which tell how far it came.
     fn resume(&mut self, receive: &mut Queue<'_>, transmit: &Queue<'_>) -> bool {
-        if self.kept.is_some() && !(receive.is_live() && transmit.is_live()) {
+        let known = self.journal.is_fresh() || (receive.is_live() && transmit.is_live());
+        if self.kept.is_some() && !known {
             return false;
         }
         let Some(kept) = self.kept.take() else {
@@ -148,7 +149,7 @@ impl Vsock {
                     host_port,
                     guest_port,
                 } = Connection::key_of(&record);
-                self.reset(Header::reset_of(
+                self.add_reset(Header::reset_of(
                     self.config.guest_cid(),
                     host_port,
                     guest_port,
@@ -170,7 +171,7 @@ impl Vsock {
     }
 
     /// A reset is to be given, unless there are too many: then the guest gets one when it sends.
-    fn reset(&mut self, reset: Header) {
+    fn add_reset(&mut self, reset: Header) {
         if self.journal.resets() < MAX_RESETS {
             self.journal.push_reset(&reset);
         }
@@ -344,7 +345,7 @@ impl Vsock {
 
     /// Answers with a reset and ends the connection.
     fn refuse(&mut self, header: &Header, slot: Option<u16>) {
-        self.reset(header.reset());
+        self.add_reset(header.reset());
         if let Some(slot) = slot {
             self.touched = Some(slot);
             self.remove(slot);
@@ -410,7 +411,7 @@ impl Vsock {
             self.refuse(header, Some(slot));
         } else if ended {
             // The guest waits for this reset before it forgets the connection.
-            self.reset(header.reset());
+            self.add_reset(header.reset());
             self.detach(slot);
         } else {
             self.table.enlist(slot);

@@ -185,6 +185,11 @@ impl Journal {
         })
     }
 
+    /// Whether nobody wrote it before this process.
+    pub(crate) const fn is_fresh(&self) -> bool {
+        self.is_fresh
+    }
+
     /// Begins to take a packet, with the transmit queue's used index.
     pub(crate) fn taking(&mut self, used: u16) {
         self.memory.store(SENDER, 0);
