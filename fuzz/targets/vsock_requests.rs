@@ -193,8 +193,8 @@ fn step(wild: &mut Wild, host: &Host, streams: &mut Vec<UnixStream>, input: &mut
             }
         }
     }
-    while let Ok((_, stream)) = host.accepted.try_recv() {
-        streams.push(stream);
+    while let Ok(accepted) = host.accepted.try_recv() {
+        streams.push(accepted.theirs);
     }
     for stream in streams.iter_mut() {
         stream.set_nonblocking(true).unwrap();

@@ -25,7 +25,7 @@ use jailer::Exit;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use vq_driver::{Buffer, Driver, Frontend, PROTOCOL_REPLY_ACK, Setup};
+use vq_driver::{Buffer, Driver, Setup};
 use wire::block::Config;
 
 fn ready(config: &Config, files: &[File]) -> Process {

@@ -177,12 +177,21 @@ impl Journal {
             return Err(io::Error::other("another version has written the journal"));
         }
         memory.store(VERSION, CURRENT);
-        let counters = Counters::from_words(memory.read(COUNTERS));
-        Ok(Self {
+        let mut journal = Self {
+            counters: Counters::from_words(memory.read(COUNTERS)),
             memory,
-            counters,
             is_fresh: version == 0,
-        })
+        };
+        journal.bound_resets();
+        Ok(journal)
+    }
+
+    /// More than [`MAX_RESETS`] were never written by a device that works, and would keep the guest's
+    /// packets from being taken until all were given.
+    fn bound_resets(&mut self) {
+        if self.resets() > MAX_RESETS {
+            self.clear_resets();
+        }
     }
 
     /// Whether nobody wrote it before this process.
@@ -313,6 +322,7 @@ impl Journal {
         let [slot, rest @ ..] = self.memory.read::<AFTER_WORDS>(AFTER);
         let (record, counters) = rest.split_at(RECORD_SIZE / 4);
         self.counters = Counters::from_words(words(counters));
+        self.bound_resets();
         let slot = slot.checked_sub(1).and_then(|slot| slot.try_into().ok());
         self.apply(slot.map(|slot| (slot, words(record))));
     }
@@ -422,7 +432,11 @@ fn words<const N: usize>(words: &[u32]) -> [u32; N] {
 mod tests {
     use std::io::Write;
     use std::os::fd::AsFd;
+    use std::os::unix::fs::FileExt;
     use std::os::unix::net::UnixStream;
+
+    use proptest::collection::vec;
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -567,6 +581,40 @@ mod tests {
             lives.journal.settle(0, 0);
             let record = lives.record();
             assert_eq!((record[7], record[8], record[10]), (7, 6, 4));
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// Whoever had the process before may have written anything.
+        #[test]
+        fn a_journal_of_any_content_is_settled(
+            words in vec(prop_oneof![0..8u32, any::<u32>()], RECORDS / 4),
+            state in 0..7u32,
+            garbage in any::<Record>(),
+            slot in 0..4096_u16,
+            (receive, transmit) in any::<(u16, u16)>(),
+        ) {
+            let file = tempfile::tempfile().unwrap();
+            file.set_len(JOURNAL_SIZE).unwrap();
+            let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+            file.write_all_at(&bytes, 0).unwrap();
+            file.write_all_at(&CURRENT.to_ne_bytes(), VERSION as u64).unwrap();
+            file.write_all_at(&state.to_ne_bytes(), STATE as u64).unwrap();
+            let bytes: Vec<u8> = garbage.iter().flat_map(|word| word.to_ne_bytes()).collect();
+            file.write_all_at(&bytes, record_at(slot) as u64).unwrap();
+
+            let mut journal = Journal::open(file.into()).unwrap();
+            journal.settle(receive, transmit);
+            prop_assert!(journal.resets() <= MAX_RESETS);
+            prop_assert!(journal.records().count() <= 3);
+            while journal.first_reset().is_some() {
+                journal.pop_reset();
+            }
+            journal.push_reset(&Header::reset_of(3, 1, 2));
+            journal.decide(None);
+            prop_assert_eq!(journal.first_reset(), Some(Header::reset_of(3, 1, 2)));
         }
     }
 
