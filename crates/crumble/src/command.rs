@@ -5,18 +5,17 @@ use std::{
     fmt,
     io::{self, Read},
     os::unix::{ffi::OsStrExt, net::UnixStream},
-    sync::{Arc, Weak},
     thread::{self, JoinHandle},
 };
 
 use agent_client::{Exit, Remote, Size};
 
-use crate::{Error, Machine, Stdio, stdio};
+use crate::{Error, Guest, Stdio, stdio};
 
 /// A command to be run in a machine, as [`std::process::Command`].
 #[derive(Debug, Clone)]
 pub struct Command<'m> {
-    machine: &'m Machine,
+    guest: &'m Guest,
     exec: agent_client::Exec,
     stdin: Option<Stdio>,
     stdout: Option<Stdio>,
@@ -25,15 +24,15 @@ pub struct Command<'m> {
 
 impl<'m> Command<'m> {
     /// A command with the environment, the user and the directory that the machine's image has.
-    pub(crate) fn new(machine: &'m Machine, program: &OsStr) -> Self {
+    pub(crate) fn new(guest: &'m Guest, program: &OsStr) -> Self {
         let mut command = Self {
-            machine,
+            guest,
             exec: agent_client::Exec::new(program.as_bytes()),
             stdin: None,
             stdout: None,
             stderr: None,
         };
-        let config = machine.config();
+        let config = guest.config();
         for line in &config.env {
             command.variable(line);
         }
@@ -48,10 +47,10 @@ impl<'m> Command<'m> {
 
     /// The image's own.
     pub(crate) fn of_image(
-        machine: &'m Machine,
+        guest: &'m Guest,
         arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
     ) -> Self {
-        let config = machine.config();
+        let config = guest.config();
         let owned = |word: &String| OsString::from(word);
         let mut words: Vec<OsString> = config.entrypoint.iter().map(owned).collect();
         let given = arguments.into_iter().map(|word| word.as_ref().to_owned());
@@ -63,7 +62,7 @@ impl<'m> Command<'m> {
         }
         let mut words = words.into_iter();
         let program = words.next().unwrap_or_else(|| "sh".into());
-        let mut command = Self::new(machine, &program);
+        let mut command = Self::new(guest, &program);
         command.args(words);
         command
     }
@@ -167,10 +166,9 @@ impl<'m> Command<'m> {
         let [stdin, stdout, stderr] = wanted.map(|stdio| stdio != Stdio::Null);
         let mut exec = self.exec.clone();
         exec.attach(stdin, stdout, stderr);
-        let machine = self.machine.inner();
-        let process = self.machine.agent().exec(exec);
-        let process = process.map_err(|error| Error::of_agent(error, machine))?;
-        Child::new(process, wanted, Arc::downgrade(machine))
+        let process = self.guest.agent().exec(exec);
+        let process = process.map_err(|error| self.guest.explain(error))?;
+        Child::new(process, wanted, self.guest.clone())
     }
 }
 
@@ -188,15 +186,14 @@ pub struct Child {
     pub terminal: Option<UnixStream>,
     process: agent_client::Child,
     copiers: Vec<JoinHandle<()>>,
-    /// Weak, so that a child does not keep its machine alive.
-    machine: Weak<supervisor::Machine>,
+    guest: Guest,
 }
 
 impl Child {
     fn new(
         mut process: agent_client::Child,
         wanted: [Stdio; 3],
-        machine: Weak<supervisor::Machine>,
+        guest: Guest,
     ) -> Result<Self, Error> {
         let [stdin, stdout, stderr] = wanted.map(|stdio| stdio == Stdio::Inherit);
         let mut child = Self {
@@ -206,7 +203,7 @@ impl Child {
             terminal: process.terminal.take(),
             process,
             copiers: Vec::new(),
-            machine,
+            guest,
         };
         if let Some(stream) = child.terminal.take_if(|_| stdin && stdout) {
             let input = stream.try_clone().map_err(Error::Stream)?;
@@ -236,13 +233,8 @@ impl Child {
     /// If the machine ends before the command.
     pub fn wait(&mut self) -> Result<ExitStatus, Error> {
         self.stdin = None;
-        let exit = self
-            .process
-            .wait()
-            .map_err(|error| match self.machine.upgrade() {
-                Some(machine) => Error::of_agent(error, &machine),
-                None => error.into(),
-            })?;
+        let exit = self.process.wait();
+        let exit = exit.map_err(|error| self.guest.explain(error))?;
         for copier in self.copiers.drain(..) {
             // A copier that panicked has said so.
             let _ = copier.join();

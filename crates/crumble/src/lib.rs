@@ -50,7 +50,7 @@
 //! ```
 //!
 //! `-p` is [`Builder::publish`], `--pcap` [`Builder::pcap`], `crumble network` the module [`tap`].
-//! [`Machine::connect`] and [`Machine::listen`] reach ports of a machine that has no network at all.
+//! [`Guest::connect`] and [`Guest::listen`] reach ports of a machine that has no network at all.
 
 #![deny(unsafe_code)]
 
@@ -61,6 +61,7 @@ mod disks;
 mod dockerfile;
 mod error;
 mod export;
+mod guest;
 pub mod host;
 mod images;
 mod kept;
@@ -78,6 +79,7 @@ pub use build;
 pub use command::{Child, Command, ExitStatus, Output};
 pub use dockerfile::BuildOptions;
 pub use error::Error;
+pub use guest::Guest;
 /// Images, and the store that they are kept in.
 pub use image;
 pub use image::Pull;

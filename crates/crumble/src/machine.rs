@@ -1,27 +1,24 @@
 //! A machine from its description to its end.
 
 use std::{
-    ffi::OsStr,
     fmt,
     fs::File,
-    io,
     io::Write,
-    os::unix::net::UnixStream,
+    ops::Deref,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use agent_client::{Client, Shutdown};
+use agent_client::Shutdown;
 use nix::fcntl::Flock;
 use supervisor::Device;
 use wire::agent::Upper;
 
 use crate::{
-    Command, Cpus, Disk, End, Error, Hostname, Image, Init, Listener, MachineSpec, Memory, Name,
-    Network, ProcessInfo, Publish, Published, Pull, Share, Stats, Timings,
+    Cpus, Disk, End, Error, Guest, Hostname, Image, Init, MachineSpec, Memory, Name, Network,
+    ProcessInfo, Publish, Published, Pull, Share, Stats, Timings,
     assemble::{Beside, Extras, assemble},
-    net,
 };
 
 /// How long a guest has to come up if nothing else is said. A stock kernel takes a second or two;
@@ -225,16 +222,9 @@ impl Builder {
         let assembled = assemble(&spec, extras, &mut *progress)?;
         let prepared = began.elapsed();
         let inner = Arc::new(supervisor::Machine::start(assembled.plan)?);
-        let agent = Client::new({
-            let inner = Arc::downgrade(&inner);
-            move |port| {
-                let machine = inner.upgrade().ok_or(io::ErrorKind::NotConnected)?;
-                machine.connect(port).map_err(io::Error::other)
-            }
-        });
         inner.wait_ready(boot_limit)?;
         Ok(Machine {
-            agent,
+            guest: Guest::of(&inner, assembled.config),
             inner,
             prepared,
             patience: if spec.init.is_some() {
@@ -243,7 +233,6 @@ impl Builder {
                 SHUTDOWN_LIMIT
             },
             locks: assembled.locks,
-            config: Box::new(assembled.config),
             published: assembled.published,
             warnings: assembled.warnings,
         })
@@ -254,7 +243,7 @@ impl Builder {
 /// [`Machine::shutdown`].
 #[derive(Debug)]
 pub struct Machine {
-    agent: Client,
+    guest: Guest,
     inner: Arc<supervisor::Machine>,
     prepared: Duration,
     /// How long it may take to end.
@@ -262,7 +251,6 @@ pub struct Machine {
     /// Others may use what it has written when it is gone.
     #[expect(dead_code, reason = "its life is the lock's")]
     locks: Vec<Flock<File>>,
-    config: Box<image::Config>,
     published: Vec<Published>,
     warnings: Vec<String>,
 }
@@ -288,87 +276,13 @@ impl Machine {
         }
     }
 
-    /// A command to be run in this machine.
-    pub fn command(&self, program: impl AsRef<OsStr>) -> Command<'_> {
-        Command::new(self, program.as_ref())
-    }
-
-    /// The image's own command: its entry point, then `arguments`, or the image's if there are none;
-    /// a shell if that is nothing.
-    pub fn main(&self, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command<'_> {
-        Command::of_image(self, arguments)
-    }
-
-    /// How the image says that it is to be run; empty for `host`, `busybox` and directories.
-    #[must_use]
-    pub fn config(&self) -> &image::Config {
-        &self.config
-    }
-
     /// Writes what the guest has changed of its root to `to`, as a layer of an image that is not
     /// compressed.
     ///
     /// # Errors
     /// If the machine has ended, or `to` cannot be written.
     pub fn changes(&self, to: impl Write) -> Result<(), Error> {
-        Ok(self.agent.changes(to)?)
-    }
-
-    /// Connects to what listens on a TCP port of the guest's loopback addresses, as
-    /// [`std::net::TcpStream::connect`]. It works without any network. Each direction of the stream
-    /// ends by itself, with `shutdown`.
-    ///
-    /// ```no_run
-    /// # use std::io::{Read, Write};
-    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let machine = crumble::Machine::builder("host".parse()?).start()?;
-    /// let mut server = machine.command("python3");
-    /// let mut server = server.args(["-m", "http.server", "80"]).spawn()?;
-    /// let mut stream = loop {
-    ///     match machine.connect(80) {
-    ///         Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {}
-    ///         result => break result?,
-    ///     }
-    /// };
-    /// stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
-    /// let mut page = String::new();
-    /// stream.read_to_string(&mut page)?;
-    /// # server.kill()?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    /// [`io::ErrorKind::ConnectionRefused`] if nothing listens there,
-    /// [`io::ErrorKind::NotConnected`] if the machine has ended.
-    pub fn connect(&self, port: u16) -> io::Result<UnixStream> {
-        net::connect(self, port)
-    }
-
-    /// Listens on a TCP port of the guest's loopback addresses, as
-    /// [`std::net::TcpListener::bind`]: what programs in the guest connect to it arrives here. With
-    /// port 0 it is one that is free. It works without any network.
-    ///
-    /// ```no_run
-    /// # use std::io::Write;
-    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let machine = crumble::Machine::builder("host".parse()?).start()?;
-    /// let listener = machine.listen(0)?;
-    /// let port = listener.local_port().to_string();
-    /// let mut client = machine.command("nc").args(["127.0.0.1", &port]).spawn()?;
-    /// let (mut stream, _) = listener.accept()?;
-    /// stream.write_all(b"hello, guest\n")?;
-    /// drop(stream);
-    /// client.wait()?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    /// [`io::ErrorKind::AddrInUse`] if the port is taken, [`io::ErrorKind::NotConnected`] if the
-    /// machine has ended.
-    pub fn listen(&self, port: u16) -> io::Result<Listener> {
-        Listener::bind(self, port)
+        Ok(self.guest.agent().changes(to)?)
     }
 
     /// Asks the guest to end, and waits for it: it stops its processes, syncs its file systems
@@ -378,7 +292,9 @@ impl Machine {
     /// # Errors
     /// If the guest does not answer, or the machine ended otherwise.
     pub fn shutdown(&self) -> Result<End, Error> {
-        self.agent.shutdown(Shutdown::PowerOff, SHUTDOWN_LIMIT)?;
+        self.guest
+            .agent()
+            .shutdown(Shutdown::PowerOff, SHUTDOWN_LIMIT)?;
         match self.inner.wait_timeout(self.patience) {
             Some(end) => Ok(end?),
             None => {
@@ -386,6 +302,12 @@ impl Machine {
                 Ok(self.inner.wait()?)
             }
         }
+    }
+
+    /// Ends the machine at once, as if its power failed. [`Machine::wait`] returns when its processes
+    /// are gone.
+    pub fn kill(&self) {
+        self.inner.kill();
     }
 
     /// Presses the power button, for guests whose own init heeds it. The agent does not: use
@@ -462,12 +384,12 @@ impl Machine {
     pub fn timings(&self) -> Timings {
         self.inner.timings()
     }
+}
 
-    pub(crate) const fn inner(&self) -> &Arc<supervisor::Machine> {
-        &self.inner
-    }
+impl Deref for Machine {
+    type Target = Guest;
 
-    pub(crate) const fn agent(&self) -> &Client {
-        &self.agent
+    fn deref(&self) -> &Guest {
+        &self.guest
     }
 }

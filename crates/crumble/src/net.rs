@@ -5,27 +5,26 @@ use std::{
     iter,
     net::SocketAddr,
     os::unix::net::UnixStream,
-    sync::{Arc, Weak},
 };
 
-use crate::{Error, FailureKind, Machine};
+use crate::{FailureKind, Guest};
 
 /// A TCP port of a machine that the host listens on, as [`std::net::TcpListener`]. Dropping it
 /// ends that; connections that were accepted go on.
 #[derive(Debug)]
 pub struct Listener {
     inner: agent_client::Listener,
-    /// Weak, so that a listener does not keep its machine alive.
-    machine: Weak<supervisor::Machine>,
+    guest: Guest,
 }
 
 impl Listener {
-    pub(crate) fn bind(machine: &Machine, port: u16) -> io::Result<Self> {
-        let inner = machine.agent().listen(port);
-        let machine = Arc::downgrade(machine.inner());
-        match inner {
-            Ok(inner) => Ok(Self { inner, machine }),
-            Err(error) => Err(explain(error, &machine)),
+    pub(crate) fn bind(guest: &Guest, port: u16) -> io::Result<Self> {
+        match guest.agent().listen(port) {
+            Ok(inner) => Ok(Self {
+                inner,
+                guest: guest.clone(),
+            }),
+            Err(error) => Err(explain(error, guest)),
         }
     }
 
@@ -42,7 +41,7 @@ impl Listener {
     /// [`ErrorKind::NotConnected`] if the machine has ended.
     pub fn accept(&self) -> io::Result<(UnixStream, SocketAddr)> {
         let accepted = self.inner.accept();
-        accepted.map_err(|error| explain(error, &self.machine))
+        accepted.map_err(|error| explain(error, &self.guest))
     }
 
     /// The connections of [`Listener::accept`], one after the other and without an end.
@@ -51,13 +50,13 @@ impl Listener {
     }
 }
 
-pub(crate) fn connect(machine: &Machine, port: u16) -> io::Result<UnixStream> {
-    let connected = machine.agent().connect(port);
-    connected.map_err(|error| explain(error, &Arc::downgrade(machine.inner())))
+pub(crate) fn connect(guest: &Guest, port: u16) -> io::Result<UnixStream> {
+    let connected = guest.agent().connect(port);
+    connected.map_err(|error| explain(error, guest))
 }
 
 /// The standard library's error of the same meaning, with ours inside.
-fn explain(error: agent_client::Error, machine: &Weak<supervisor::Machine>) -> io::Error {
+fn explain(error: agent_client::Error, guest: &Guest) -> io::Error {
     let kind = match &error {
         agent_client::Error::Refused { kind, .. } => match kind {
             FailureKind::ConnectionRefused => ErrorKind::ConnectionRefused,
@@ -67,9 +66,5 @@ fn explain(error: agent_client::Error, machine: &Weak<supervisor::Machine>) -> i
         error if error.is_loss() => ErrorKind::NotConnected,
         _ => ErrorKind::Other,
     };
-    let error = match machine.upgrade() {
-        Some(machine) => Error::of_agent(error, &machine),
-        None => error.into(),
-    };
-    io::Error::new(kind, error)
+    io::Error::new(kind, guest.explain(error))
 }

@@ -2,12 +2,12 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use serde::{Deserialize, Deserializer, de::IgnoredAny};
+use serde::{Deserialize, Deserializer, Serialize, de::IgnoredAny};
 
 use crate::{Digest, Error, Platform, Result, text};
 
 /// What an image says of how it is to be run.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Config {
     /// What is run, before its arguments. Empty if there is none.
     pub entrypoint: Vec<String>,
@@ -52,7 +52,7 @@ impl Config {
 }
 
 /// A command that finds out whether an image's service works.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Healthcheck {
     /// `["NONE"]`, `["CMD", ...]` or `["CMD-SHELL", COMMAND]`; empty means as inherited.
     pub test: Vec<String>,
