@@ -8,6 +8,7 @@ use crumble::{
     Pull, Reference, Share,
     image::{Platform, Policy},
 };
+use detached::Restart;
 
 /// Runs commands in microVMs whose devices are jailed processes.
 #[derive(Debug, Parser)]
@@ -23,6 +24,52 @@ pub(crate) enum Verb {
     Run(Box<Run>),
     /// Build an image from a Dockerfile
     Build(Build),
+    /// Describe a machine, for `crumble start`
+    Create(Box<Run>),
+    /// Start machines that do not run
+    Start {
+        /// Their names
+        #[arg(required = true)]
+        names: Vec<Name>,
+    },
+    /// Ask machines to end, and end them when the time is up
+    Stop {
+        /// How long their commands have, in seconds
+        #[arg(short, long, value_name = "SECONDS", default_value = "10")]
+        time: u64,
+        /// Their names
+        #[arg(required = true)]
+        names: Vec<Name>,
+    },
+    /// End machines at once, or send their commands a signal
+    Kill {
+        /// The signal, by name or number; SIGKILL is as if the power failed
+        #[arg(short, long, default_value = "KILL", value_parser = signal)]
+        signal: i32,
+        /// Their names
+        #[arg(required = true)]
+        names: Vec<Name>,
+    },
+    /// Wait until machines have ended, and print their exit codes
+    Wait {
+        /// Their names
+        #[arg(required = true)]
+        names: Vec<Name>,
+    },
+    /// Run another command in a machine
+    Exec(Exec),
+    /// Print what a machine's command wrote
+    Logs(Logs),
+    /// List machines that run by themselves
+    Ps(Ps),
+    /// Show what a machine costs
+    Stats {
+        /// Its name
+        name: Name,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Make an image of a machine that is kept under a name
     Commit {
         /// The machine, which must not run
@@ -30,8 +77,11 @@ pub(crate) enum Verb {
         /// What to call the image
         image: Reference,
     },
-    /// Remove machines that are kept under names, with all that they wrote
+    /// Remove machines, with all that is kept of them
     Rm {
+        /// End those that run
+        #[arg(short, long)]
+        force: bool,
         /// Their names
         #[arg(required = true)]
         names: Vec<Name>,
@@ -46,6 +96,104 @@ pub(crate) enum Verb {
     /// Make, remove and list TAP devices, for `crumble run --network tap=NAME`
     #[command(subcommand)]
     Network(Tap),
+    /// Be the keeper of a machine
+    #[command(hide = true)]
+    Keep {
+        /// The machine
+        name: Name,
+    },
+}
+
+fn signal(text: &str) -> Result<i32, String> {
+    detached::signal_number(text).ok_or_else(|| format!("there is no signal {text}"))
+}
+
+const EXEC_HELP: &str = "\
+Examples:
+  crumble exec web ps aux
+  crumble exec -it web sh
+  tar c . | crumble exec -i web tar x -C /srv
+
+The command has the environment, the user and the directory of the machine's own, unless it is told
+others. Exit codes are those of `crumble run`.";
+
+/// What to run in a machine that runs.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = EXEC_HELP)]
+pub(crate) struct Exec {
+    #[command(flatten)]
+    pub(crate) how: How,
+
+    /// The machine
+    pub(crate) name: Name,
+
+    /// The command and its arguments
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+    pub(crate) command: Vec<OsString>,
+}
+
+/// How a command is run.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct How {
+    /// Set a variable, or with K alone pass the caller's on
+    #[arg(short, long, value_name = "K[=V]")]
+    pub(crate) env: Vec<OsString>,
+
+    /// Working directory in the guest
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) workdir: Option<PathBuf>,
+
+    /// User and group in the guest, by name or number
+    #[arg(short, long, value_name = "USER[:GROUP]")]
+    pub(crate) user: Option<String>,
+
+    /// Give the command a terminal
+    #[arg(short, long)]
+    pub(crate) tty: bool,
+
+    /// Pass standard input on to the command
+    #[arg(short, long)]
+    pub(crate) interactive: bool,
+}
+
+/// What to print of a log.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Logs {
+    /// Go on until the machine ends
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+
+    /// Begin each line with its time
+    #[arg(short, long)]
+    pub(crate) timestamps: bool,
+
+    /// Only so many of the last lines
+    #[arg(short = 'n', long, value_name = "LINES")]
+    pub(crate) tail: Option<usize>,
+
+    /// The machine
+    pub(crate) name: Name,
+}
+
+const PS_HELP: &str = "\
+Listed are the machines of `crumble run --detach` and `crumble create`. `crumble inspect` lists all that
+run, with those of `crumble run` and of programs with the library.";
+
+/// What to list.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = PS_HELP)]
+pub(crate) struct Ps {
+    /// Also those that do not run
+    #[arg(short, long)]
+    pub(crate) all: bool,
+
+    /// Print names only
+    #[arg(short, long, conflicts_with = "json")]
+    pub(crate) quiet: bool,
+
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 const RUN_EXAMPLES: &str = "\
@@ -59,6 +207,7 @@ Examples:
   crumble run --disk data.img host -- mount /dev/vda /mnt
   crumble run -p 8080:80 host -- python3 -m http.server 80
   crumble run --network user,deny=10.0.0.0/8 host -- curl https://example.org
+  crumble run -d --name web -p 8080:80 nginx   goes on by itself; `crumble ps`, `logs`, `exec`, `stop`
 
 The root file system is read-only below: what a command writes to it is gone with the machine, unless
 it has a --name, with which the next one finds it again. `crumble commit NAME IMAGE` makes an image of
@@ -111,17 +260,20 @@ pub(crate) struct Run {
     #[arg(long = "disk", value_name = "FILE[:ro]")]
     pub(crate) disks: Vec<Disk>,
 
-    /// Set a variable, or with K alone pass the caller's on
-    #[arg(short, long, value_name = "K[=V]")]
-    pub(crate) env: Vec<OsString>,
+    #[command(flatten)]
+    pub(crate) how: How,
 
-    /// Working directory in the guest
-    #[arg(short, long, value_name = "DIR")]
-    pub(crate) workdir: Option<PathBuf>,
+    /// Return when the command runs, and print the machine's name
+    #[arg(short, long)]
+    pub(crate) detach: bool,
 
-    /// User and group in the guest, by name or number
-    #[arg(short, long, value_name = "USER[:GROUP]")]
-    pub(crate) user: Option<String>,
+    /// Start a detached machine anew when it has ended: no, on-failure or always
+    #[arg(long, value_name = "WHEN", default_value = "no")]
+    pub(crate) restart: Restart,
+
+    /// Keep nothing of the machine when it has ended
+    #[arg(long)]
+    pub(crate) rm: bool,
 
     /// Keep what the guest writes under this name, for the next run with it and the same image
     #[arg(long, value_name = "NAME")]
@@ -141,14 +293,6 @@ pub(crate) struct Run {
     /// Host name of the guest
     #[arg(long, value_name = "NAME")]
     pub(crate) hostname: Option<Hostname>,
-
-    /// Give the command a terminal
-    #[arg(short, long)]
-    pub(crate) tty: bool,
-
-    /// Pass standard input on to the command
-    #[arg(short, long)]
-    pub(crate) interactive: bool,
 
     /// End the machine after this long, as in 30s or 5m
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
@@ -189,6 +333,19 @@ pub(crate) struct Run {
     /// The command and its arguments; the image's, or a shell, if there is none
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     pub(crate) command: Vec<OsString>,
+}
+
+impl Run {
+    /// The name under which what the guest writes is kept. A detached machine has a name in any case,
+    /// and keeps what there is to be kept: what is written over an image.
+    pub(crate) fn kept(&self) -> Option<&Name> {
+        let is_image = !matches!(
+            self.image,
+            Image::Host | Image::Busybox | Image::Directory(_)
+        );
+        let name = self.name.as_ref();
+        name.filter(|_| !self.rm && (is_image || !self.detach))
+    }
 }
 
 /// Which image of a name, and when to fetch it.

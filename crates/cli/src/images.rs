@@ -120,13 +120,6 @@ pub(crate) fn commit(name: &Name, image: &Reference) -> Result<ExitCode, Failure
     Ok(ExitCode::SUCCESS)
 }
 
-/// Removes machines that are kept.
-pub(crate) fn forget(names: &[Name]) -> Result<ExitCode, Failure> {
-    let images = crumble::Images::of_user()?;
-    names.iter().try_for_each(|name| images.forget(name))?;
-    Ok(ExitCode::SUCCESS)
-}
-
 /// An archive, which is read in any order.
 enum Source {
     Named(PathBuf),

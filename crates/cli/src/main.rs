@@ -8,11 +8,15 @@
 )]
 
 mod arguments;
+mod attend;
 mod bars;
 mod build;
 mod doctor;
 mod images;
 mod inspection;
+mod keep;
+mod logs;
+mod machines;
 mod measure;
 mod network;
 mod report;
@@ -20,7 +24,7 @@ mod run;
 mod signals;
 mod terminal;
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use clap::Parser;
 
@@ -29,9 +33,19 @@ use arguments::{Arguments, Verb};
 fn main() -> ExitCode {
     let done = match Arguments::parse().verb {
         Verb::Run(run) => run::run(*run),
+        Verb::Create(options) => machines::create(&options),
+        Verb::Start { names } => machines::start(&names),
+        Verb::Stop { time, names } => machines::stop(&names, Duration::from_secs(time)),
+        Verb::Kill { signal, names } => machines::kill(&names, signal),
+        Verb::Wait { names } => machines::wait(&names),
+        Verb::Exec(options) => machines::exec(options),
+        Verb::Logs(options) => logs::logs(&options),
+        Verb::Ps(options) => machines::list(&options),
+        Verb::Stats { name, json } => measure::of_machine(&name, json),
+        Verb::Keep { name } => keep::keep(&name),
         Verb::Build(options) => build::build(&options),
         Verb::Commit { name, image } => images::commit(&name, &image),
-        Verb::Rm { names } => images::forget(&names),
+        Verb::Rm { force, names } => machines::remove(&names, force),
         Verb::Image(verb) => images::images(verb),
         Verb::Doctor => Ok(doctor::doctor()),
         Verb::Inspect(options) => inspection::inspect(&options),

@@ -1,8 +1,11 @@
 //! What a machine cost, in time and memory.
 
-use std::time::Duration;
+use std::{fmt::Write as _, process::ExitCode, time::Duration};
 
-use crumble::{Error, Machine, Timings};
+use crumble::{Error, Machine, Name, Timings};
+use detached::{Handle, Process, Stats};
+
+use crate::report::{Failure, system};
 
 /// Prints how long each phase took.
 pub(crate) fn timings(machine: &Machine, command: Duration, teardown: Duration) {
@@ -51,20 +54,52 @@ fn milliseconds(duration: Duration) -> f64 {
 
 /// Prints what the processes of a running machine cost, and the VMM's exits.
 pub(crate) fn stats(machine: &Machine) -> Result<(), Error> {
+    let processes = machine.processes().into_iter();
+    let processes = processes.map(|process| Process {
+        name: process.name,
+        pid: process.pid,
+        private_bytes: process.private_bytes,
+    });
+    let stats = Stats {
+        processes: processes.collect(),
+        exits: machine.stats()?.exits,
+    };
+    eprint!("{}", table(&stats));
+    Ok(())
+}
+
+/// `crumble stats`.
+pub(crate) fn of_machine(name: &Name, json: bool) -> Result<ExitCode, Failure> {
+    let stats = Handle::open(name)?.stats()?;
+    if json {
+        let text = serde_json::to_string_pretty(&stats);
+        println!(
+            "{}",
+            text.map_err(|error| system("print it")(error.into()))?
+        );
+    } else {
+        print!("{}", table(&stats));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn table(stats: &Stats) -> String {
+    let mut text = String::new();
     let mut sum = 0u64;
-    for process in machine.processes() {
+    // Writing to a string does not fail.
+    for process in &stats.processes {
         let private = process.private_bytes.unwrap_or_default();
         sum = sum.saturating_add(private);
-        let name = process.name;
-        eprintln!(
-            "{name:>12} {:8} KiB private  pid {}",
-            private >> 10,
-            process.pid
+        let (name, pid) = (&process.name, process.pid);
+        let _ = writeln!(
+            text,
+            "{name:>12} {:8} KiB private  pid {pid}",
+            private >> 10
         );
     }
-    eprintln!("{:>12} {:8} KiB private", "in all", sum >> 10);
-    for (reason, count) in machine.stats()?.exits {
-        eprintln!("{count:>12} exits  {reason}");
+    let _ = writeln!(text, "{:>12} {:8} KiB private", "in all", sum >> 10);
+    for (reason, count) in &stats.exits {
+        let _ = writeln!(text, "{count:>12} exits  {reason}");
     }
-    Ok(())
+    text
 }

@@ -1,20 +1,17 @@
 //! Failures and how they end the process.
 
-use std::{error::Error, io::IsTerminal, iter, path::PathBuf, process::ExitCode};
+use std::{
+    error::Error,
+    io::{self, IsTerminal},
+    iter,
+    path::PathBuf,
+    process::{ExitCode, ExitStatus},
+};
 
 use nix::sys::signal::Signal;
 
-/// Exit codes as podman, docker, timeout(1) and the shells have them.
-pub(crate) mod code {
-    /// The time was up.
-    pub(crate) const TIMEOUT: u8 = 124;
-    /// The machine failed.
-    pub(crate) const MACHINE: u8 = 125;
-    /// The command cannot be executed.
-    pub(crate) const NOT_EXECUTABLE: u8 = 126;
-    /// The command does not exist.
-    pub(crate) const NOT_FOUND: u8 = 127;
-}
+/// The exit code of timeout(1) when the time was up.
+const TIMEOUT: u8 = 124;
 
 /// Why `crumble` did not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +19,18 @@ pub(crate) enum Failure {
     /// The machine or the command in it.
     #[error(transparent)]
     Machine(#[from] crumble::Error),
+    /// A machine that has a keeper.
+    #[error(transparent)]
+    Detached(#[from] detached::Error),
+    /// A description that makes no sense, perhaps to this version.
+    #[error("what the machine was created with makes no sense: {0}")]
+    Described(String),
+    /// The keeper ended without a word.
+    #[error("the machine's keeper ended before the machine ran: {0}")]
+    Keeper(ExitStatus),
+    /// A machine has not ended as machines do.
+    #[error("the machine {0} has no exit code: it has never run, or its keeper was killed")]
+    NoEnd(crumble::Name),
     /// A machine could not be inspected.
     #[error(transparent)]
     Inspect(#[from] inspect::Error),
@@ -54,7 +63,7 @@ pub(crate) enum Failure {
         /// Its path.
         path: PathBuf,
         /// The reason.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// An archive that would be shown.
     #[error("an archive is nothing to look at: name a file with -o, or redirect the output")]
@@ -71,7 +80,7 @@ pub(crate) enum Failure {
         /// What was attempted.
         what: &'static str,
         /// The reason.
-        source: std::io::Error,
+        source: io::Error,
     },
 }
 
@@ -95,27 +104,19 @@ impl Failure {
     }
 
     fn code(&self) -> u8 {
-        use crumble::FailureKind;
         match self {
-            Self::Timeout(_) => code::TIMEOUT,
-            Self::Machine(error) => match error.refusal() {
-                Some(FailureKind::NotFound) => code::NOT_FOUND,
-                Some(FailureKind::NotExecutable) => code::NOT_EXECUTABLE,
-                _ => code::MACHINE,
-            },
-            Self::Rights { .. }
-            | Self::NoUser(_)
-            | Self::Inspect(_)
-            | Self::NoTerminal
-            | Self::Image(_)
-            | Self::Create { .. }
-            | Self::ArchiveToTerminal
-            | Self::ArchiveFromTerminal
-            | Self::Date(_)
-            | Self::Worker
-            | Self::System { .. } => code::MACHINE,
+            Self::Timeout(_) => TIMEOUT,
+            Self::Machine(error) | Self::Detached(detached::Error::Machine(error)) => {
+                error.exit_code()
+            }
+            _ => crumble::Error::FAILED,
         }
     }
+}
+
+/// A failure of the system's.
+pub(crate) fn system(what: &'static str) -> impl FnOnce(io::Error) -> Failure {
+    move |source| Failure::System { what, source }
 }
 
 pub(crate) const RED: u8 = 31;
@@ -125,7 +126,7 @@ pub(crate) const BLUE: u8 = 34;
 
 /// `text` in a colour if standard error is a terminal that wants it.
 pub(crate) fn paint(text: &str, colour: u8) -> String {
-    paint_if(text, colour, wants_colour(std::io::stderr().is_terminal()))
+    paint_if(text, colour, wants_colour(io::stderr().is_terminal()))
 }
 
 /// Whether colours are wanted where text goes that may be a terminal.
@@ -148,15 +149,6 @@ pub(crate) fn signal_code(signal: i32) -> u8 {
         .ok()
         .and_then(|number| number.checked_add(128))
         .unwrap_or(u8::MAX)
-}
-
-/// The code for what a command did.
-pub(crate) fn status_code(status: crumble::ExitStatus) -> u8 {
-    match (status.code(), status.signal()) {
-        (Some(code), _) => code,
-        (None, Some(signal)) => signal_code(signal),
-        (None, None) => code::MACHINE,
-    }
 }
 
 /// The name of a signal, for people.

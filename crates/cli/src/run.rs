@@ -6,36 +6,20 @@ use std::{
     io::{self, IsTerminal},
     os::unix::ffi::OsStrExt,
     process::ExitCode,
-    sync::mpsc::{self, Receiver, RecvTimeoutError, Sender},
-    thread,
     time::{Duration, Instant},
 };
 
-use crumble::{Command, ExitStatus, Machine, Remote, Size, Stdio};
+use crumble::{Builder, Command, ExitStatus, Machine, Size, Stdio};
 use indicatif::ProgressBar;
-use signal_hook::consts::SIGWINCH;
 
 use crate::{
-    arguments::Run,
+    arguments::{How, Run},
+    attend::{Attended, Teller, attend},
     bars::Bars,
-    measure,
-    report::{Failure, YELLOW, paint, signal_code, signal_name, status_code},
-    signals,
-    terminal::{self, Raw},
+    machines, measure,
+    report::{Failure, YELLOW, paint, signal_code, signal_name},
+    terminal,
 };
-
-/// So many requests to end in a row end the machine, whatever the command makes of them.
-const PATIENCE: u32 = 3;
-
-/// What the main thread hears.
-enum Message {
-    /// This process got a signal.
-    Signal(i32),
-    /// The command runs, and this controls it.
-    Running(Remote),
-    /// The command ended, or never began.
-    Done(Result<Ran, Failure>),
-}
 
 /// A command that ran to its end.
 struct Ran {
@@ -50,27 +34,17 @@ struct Ran {
 /// signals and the time limit are heeded at any moment. Whenever this returns the process ends,
 /// and the kernel ends with it what is left of the machine.
 pub(crate) fn run(options: Run) -> Result<ExitCode, Failure> {
+    if options.detach {
+        return machines::detach(&options);
+    }
     let began = Instant::now();
     let deadline = options.timeout.and_then(|limit| began.checked_add(limit));
-    let size = options
-        .tty
-        .then(|| terminal::size().ok_or(Failure::NoTerminal));
-    let size = size.transpose()?;
-    let (tell, messages) = mpsc::channel();
-    forward_signals(tell.clone()).map_err(system("catch signals"))?;
+    let size = size(&options.how)?;
     let worker = {
         let options = options.clone();
-        move || {
-            let done = work(&options, size, &tell);
-            // Nobody listens any more if the process is about to end.
-            let _ = tell.send(Message::Done(done));
-        }
+        move |tell: &Teller<Ran>| work(&options, size, tell)
     };
-    thread::Builder::new()
-        .name("run".to_owned())
-        .spawn(worker)
-        .map_err(system("start a thread"))?;
-    match attend(&messages, deadline, options.tty)? {
+    match attend(deadline, options.how.tty, worker)? {
         Attended::Signalled(signal) => {
             eprintln!("crumble: ended by {}", signal_name(signal));
             Ok(ExitCode::from(signal_code(signal)))
@@ -79,28 +53,32 @@ pub(crate) fn run(options: Run) -> Result<ExitCode, Failure> {
             let limit = options.timeout.unwrap_or_default();
             Err(Failure::Timeout(humantime::format_duration(limit)))
         }
-        Attended::Ran(ran) => {
+        Attended::Done(ran) => {
             let teardown = finish(&options, &ran)?;
             if options.timings {
                 measure::timings(&ran.machine, ran.took, teardown);
             }
-            Ok(ExitCode::from(status_code(ran.status)))
+            Ok(ExitCode::from(ran.status.exit_code()))
         }
     }
 }
 
-fn forward_signals(tell: Sender<Message>) -> io::Result<()> {
-    signals::catch(move |signal| {
-        let _ = tell.send(Message::Signal(signal));
-    })
+/// The terminal's size, for a command that is to have one.
+pub(crate) fn size(how: &How) -> Result<Option<Size>, Failure> {
+    let size = how.tty.then(|| terminal::size().ok_or(Failure::NoTerminal));
+    size.transpose()
 }
 
 /// Starts the machine and its command, and waits for the command.
-fn work(options: &Run, size: Option<Size>, tell: &Sender<Message>) -> Result<Ran, Failure> {
-    let machine = start(options)?;
+fn work(options: &Run, size: Option<Size>, tell: &Teller<Ran>) -> Result<Ran, Failure> {
+    let mut builder = builder(options);
+    if options.console {
+        builder = builder.console(io::stderr());
+    }
+    let machine = start(builder)?;
     let began = Instant::now();
     let mut child = command(options, size, &machine).spawn()?;
-    let _ = tell.send(Message::Running(child.remote()?));
+    tell.running(child.remote()?);
     let status = child.wait()?;
     Ok(Ran {
         machine,
@@ -109,18 +87,13 @@ fn work(options: &Run, size: Option<Size>, tell: &Sender<Message>) -> Result<Ran
     })
 }
 
-fn start(options: &Run) -> Result<Machine, Failure> {
-    let spinner = ProgressBar::new_spinner();
+/// The machine that is described.
+pub(crate) fn builder(options: &Run) -> Builder {
     let mut builder = Machine::builder(options.image.clone())
         .cpus(options.cpus)
         .memory(options.memory)
         .network(options.network.clone())
-        .pull(options.pull.pull())
-        .fetching(Bars::new())
-        .progress({
-            let spinner = spinner.clone();
-            move |text| progress(&spinner, text)
-        });
+        .pull(options.pull.pull());
     for disk in &options.disks {
         builder = builder.disk(disk.clone());
     }
@@ -139,16 +112,23 @@ fn start(options: &Run) -> Result<Machine, Failure> {
     if let Some(hostname) = &options.hostname {
         builder = builder.hostname(hostname.clone());
     }
-    if let Some(name) = &options.name {
+    if let Some(name) = options.kept() {
         builder = builder.name(name.clone());
     }
     if let Some(init) = &options.init {
         builder = builder.init(init.clone());
     }
-    if options.console {
-        builder = builder.console(io::stderr());
-    }
-    let machine = builder.start();
+    builder
+}
+
+/// Starts a machine, showing how that goes.
+pub(crate) fn start(builder: Builder) -> Result<Machine, crumble::Error> {
+    let spinner = ProgressBar::new_spinner();
+    let progress = {
+        let spinner = spinner.clone();
+        move |text: &str| progress(&spinner, text)
+    };
+    let machine = builder.fetching(Bars::new()).progress(progress).start();
     spinner.finish_and_clear();
     let machine = machine?;
     tell(&machine);
@@ -175,7 +155,8 @@ fn progress(spinner: &ProgressBar, text: &str) {
     }
 }
 
-fn command<'m>(options: &Run, size: Option<Size>, machine: &'m Machine) -> Command<'m> {
+/// What is run in it.
+pub(crate) fn command<'m>(options: &Run, size: Option<Size>, machine: &'m Machine) -> Command<'m> {
     let mut command = match &options.entrypoint {
         Some(program) => {
             let mut command = machine.command(program);
@@ -184,15 +165,21 @@ fn command<'m>(options: &Run, size: Option<Size>, machine: &'m Machine) -> Comma
         }
         None => machine.main(&options.command),
     };
-    for variable in &options.env {
+    apply(&options.how, size, &mut command);
+    command
+}
+
+/// Tells a command how it is to run, with nothing for its standard input unless it is to have some.
+pub(crate) fn apply(how: &How, size: Option<Size>, command: &mut Command<'_>) {
+    for variable in &how.env {
         if let Some((key, value)) = variable_of(variable) {
             command.env(key, value);
         }
     }
-    if let Some(directory) = &options.workdir {
+    if let Some(directory) = &how.workdir {
         command.current_dir(directory);
     }
-    if let Some(user) = &options.user {
+    if let Some(user) = &how.user {
         command.user(user);
     }
     if let Some(size) = size {
@@ -200,11 +187,10 @@ fn command<'m>(options: &Run, size: Option<Size>, machine: &'m Machine) -> Comma
         if let Some(term) = env::var_os("TERM") {
             command.env("TERM", term);
         }
-    } else if !options.interactive {
+    } else if !how.interactive {
         // As podman and docker: what reads the caller's input says so.
         command.stdin(Stdio::Null);
     }
-    command
 }
 
 /// `K=V`, or the caller's own value of `K`, if it has one.
@@ -223,61 +209,6 @@ pub(crate) fn variable_of(text: &OsStr) -> Option<(OsString, OsString)> {
     }
 }
 
-/// How the wait for a command ended.
-enum Attended {
-    Signalled(i32),
-    TimedOut,
-    Ran(Ran),
-}
-
-/// Waits for the command, passing signals and sizes on to it.
-fn attend(
-    messages: &Receiver<Message>,
-    deadline: Option<Instant>,
-    tty: bool,
-) -> Result<Attended, Failure> {
-    let mut running: Option<Remote> = None;
-    let mut raw = None;
-    let mut requests = 0;
-    loop {
-        let message = match deadline {
-            None => messages.recv().map_err(RecvTimeoutError::from),
-            Some(at) => messages.recv_timeout(at.saturating_duration_since(Instant::now())),
-        };
-        match message {
-            Err(RecvTimeoutError::Timeout) => return Ok(Attended::TimedOut),
-            Err(RecvTimeoutError::Disconnected) => return Err(Failure::Worker),
-            Ok(Message::Done(done)) => {
-                drop(raw);
-                return done.map(Attended::Ran);
-            }
-            Ok(Message::Running(remote)) => {
-                if tty {
-                    raw = Some(Raw::enter().map_err(system("prepare the terminal"))?);
-                }
-                running = Some(remote);
-            }
-            Ok(Message::Signal(signal)) => {
-                requests += u32::from(signals::ends(signal));
-                match &running {
-                    Some(remote) if requests < PATIENCE => pass_on(remote, signal),
-                    _ if signals::ends(signal) => return Ok(Attended::Signalled(signal)),
-                    _ => {}
-                }
-            }
-        }
-    }
-}
-
-/// A guest that is gone gets no signals, and its end is reported by other means.
-fn pass_on(remote: &Remote, signal: i32) {
-    let _ = match (signal, terminal::size()) {
-        (SIGWINCH, Some(size)) => remote.resize(size),
-        (SIGWINCH, None) => Ok(()),
-        _ => remote.signal(signal),
-    };
-}
-
 /// Ends the machine in good order, and tells how long that took.
 fn finish(options: &Run, ran: &Ran) -> Result<Duration, Failure> {
     if options.stats {
@@ -286,10 +217,6 @@ fn finish(options: &Run, ran: &Ran) -> Result<Duration, Failure> {
     let began = Instant::now();
     ran.machine.shutdown()?;
     Ok(began.elapsed())
-}
-
-fn system(what: &'static str) -> impl FnOnce(io::Error) -> Failure {
-    move |source| Failure::System { what, source }
 }
 
 #[cfg(test)]
@@ -315,7 +242,7 @@ mod tests {
             assert_eq!(parse(line).unwrap().command, ["ls", "-l", "--all"]);
         }
         let run = parse("-it --cpus 2 -m 1G -v /a:/b:ro busybox").unwrap();
-        assert!(run.interactive && run.tty && run.command.is_empty());
+        assert!(run.how.interactive && run.how.tty && run.command.is_empty());
         assert_eq!((run.cpus.get(), run.memory.bytes()), (2, 1 << 30));
     }
 
@@ -358,21 +285,5 @@ mod tests {
         let path = env::var_os("PATH").unwrap();
         assert_eq!(variable_of("PATH".as_ref()), Some(("PATH".into(), path)));
         assert_eq!(variable_of("NO_SUCH_VARIABLE".as_ref()), None);
-    }
-
-    #[test]
-    fn messages_decide_how_the_wait_ends() {
-        let hear = |messages: &[i32], deadline| {
-            let (tell, hear) = mpsc::channel();
-            for signal in messages {
-                tell.send(Message::Signal(*signal)).unwrap();
-            }
-            attend(&hear, deadline, false).unwrap()
-        };
-        // Before the command runs there is nobody to pass a request to end on to.
-        let early = hear(&[SIGWINCH, 15], None);
-        assert!(matches!(early, Attended::Signalled(15)));
-        let late = hear(&[], Some(Instant::now()));
-        assert!(matches!(late, Attended::TimedOut));
     }
 }

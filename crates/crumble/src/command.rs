@@ -316,6 +316,18 @@ impl ExitStatus {
         }
     }
 
+    /// What a shell makes of it: its status, or 128 and the signal's number.
+    #[must_use]
+    pub fn exit_code(self) -> u8 {
+        match self.0 {
+            Exit::Code(code) => code,
+            Exit::Signal(number) => u8::try_from(number)
+                .ok()
+                .and_then(|number| number.checked_add(128))
+                .unwrap_or(u8::MAX),
+        }
+    }
+
     /// The Linux signal number that ended it, if one did.
     #[must_use]
     pub const fn signal(self) -> Option<i32> {

@@ -225,6 +225,20 @@ impl Error {
         }
     }
 
+    /// The exit code of a program whose machine failed.
+    pub const FAILED: u8 = 125;
+
+    /// The exit code of a program whose purpose this ends, as podman, docker and the shells have it: 127
+    /// if a command does not exist, 126 if it cannot be executed, [`Error::FAILED`] otherwise.
+    #[must_use]
+    pub const fn exit_code(&self) -> u8 {
+        match self.refusal() {
+            Some(FailureKind::NotFound) => 127,
+            Some(FailureKind::NotExecutable) => 126,
+            _ => Self::FAILED,
+        }
+    }
+
     /// The guest's reason why a command did not start, if this is one.
     #[must_use]
     pub const fn refusal(&self) -> Option<FailureKind> {

@@ -3,8 +3,9 @@
 use std::{
     fmt,
     fs::File,
-    io::Write,
+    io::{self, Write},
     ops::Deref,
+    os::unix::net::UnixStream,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -302,6 +303,15 @@ impl Machine {
                 Ok(self.inner.wait()?)
             }
         }
+    }
+
+    /// A stream to the guest's agent, for a [`Guest`] in another program.
+    ///
+    /// # Errors
+    /// If the machine has ended.
+    pub fn agent_stream(&self) -> io::Result<UnixStream> {
+        let stream = self.inner.connect(wire::agent::PORT);
+        stream.map_err(io::Error::other)
     }
 
     /// Ends the machine at once, as if its power failed. [`Machine::wait`] returns when its processes

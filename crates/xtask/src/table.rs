@@ -127,8 +127,9 @@ pub(crate) const HOUSE: &[Row] = &[
         ],
         &[],
     ),
+    row("detached", 3, &["crumble"], &[]),
     // People.
-    row("cli", 4, &["crumble", "inspect"], &["policy"]),
+    row("cli", 4, &["crumble", "detached", "inspect"], &["policy"]),
     row(
         "crumble-jailer",
         4,

@@ -1,0 +1,141 @@
+//! `crumble keep`: the process of a machine that runs by itself.
+
+use std::{
+    env,
+    fs::{File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    process::ExitCode,
+    thread,
+    time::Duration,
+};
+
+use clap::Parser;
+use crumble::{Command, Machine, Name, Size, Stdio, image::Config};
+use detached::{Directory, Handle, Work};
+use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, setsid};
+
+use crate::{
+    arguments::{Arguments, Run, Verb},
+    report::{Failure, system},
+    run, signals,
+};
+
+/// What is said on standard output when the machine runs.
+pub(crate) const STARTED: &str = "started";
+
+/// How long the command has when this process is asked to end.
+const STOP_LIMIT: Duration = Duration::from_secs(10);
+
+/// The terminal of a command that has one, until somebody says otherwise.
+const SIZE: Size = Size {
+    rows: 24,
+    columns: 80,
+};
+
+/// Keeps the machine until it has ended.
+pub(crate) fn keep(name: &Name) -> Result<ExitCode, Failure> {
+    // It fails if this process leads a session already.
+    let _ = setsid();
+    let directory = Directory::open(name)?;
+    let description = directory.description()?;
+    env::set_current_dir(&description.directory)
+        .map_err(system("enter the machine's directory"))?;
+    let options = described(description.arguments)?;
+    stop_when_asked(&directory)?;
+    let mut job = Job { options };
+    let restart = job.options.restart;
+    let ended = detached::keep(&directory, &mut job, restart, || let_go(&directory))?;
+    if job.options.rm {
+        directory.remove()?;
+    }
+    Ok(ExitCode::from(ended.code))
+}
+
+/// What `crumble run` was given, as it understood that then.
+pub(crate) fn described(arguments: Vec<String>) -> Result<Run, Failure> {
+    let words = ["crumble".to_owned(), "run".to_owned()];
+    match Arguments::try_parse_from(words.into_iter().chain(arguments)) {
+        Ok(Arguments {
+            verb: Verb::Run(run),
+        }) => Ok(Run {
+            detach: true,
+            ..*run
+        }),
+        Ok(_) => Err(Failure::Described("it is no `crumble run`".to_owned())),
+        Err(error) => Err(Failure::Described(error.to_string())),
+    }
+}
+
+fn stop_when_asked(directory: &Directory) -> Result<(), Failure> {
+    let handle = Handle::from(directory.clone());
+    signals::catch(move |signal| {
+        if signals::ends(signal) {
+            let handle = handle.clone();
+            // It has its answer from this very process, or from the machine's end.
+            thread::spawn(move || handle.stop(STOP_LIMIT));
+        }
+    })
+    .map_err(system("catch signals"))
+}
+
+/// Tells who waits that the machine runs, and has nothing of that process any more.
+fn let_go(directory: &Directory) {
+    // Whoever waited may be gone, and a full disk takes no diagnostics: the machine runs anyway.
+    let _ = writeln!(io::stdout(), "{STARTED}");
+    let diagnostics = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(directory.diagnostics());
+    let nothing = File::options().read(true).write(true).open("/dev/null");
+    if let Ok(nothing) = nothing {
+        let _ = dup2_stdin(&nothing);
+        let _ = dup2_stdout(&nothing);
+        let _ = dup2_stderr(diagnostics.as_ref().unwrap_or(&nothing));
+    }
+}
+
+/// A described machine.
+struct Job {
+    options: Run,
+}
+
+impl Work for Job {
+    fn start(&mut self, console: Box<dyn Write + Send>) -> Result<Machine, crumble::Error> {
+        run::start(run::builder(&self.options).console(console))
+    }
+
+    fn command<'m>(&self, machine: &'m Machine) -> Option<Command<'m>> {
+        let options = &self.options;
+        let runs_by_itself = options.command.is_empty() && options.entrypoint.is_none();
+        if options.init.is_some() && runs_by_itself {
+            return None;
+        }
+        let mut command = run::command(options, options.how.tty.then_some(SIZE), machine);
+        if options.how.interactive {
+            // It stays open.
+            command.stdin(Stdio::Piped);
+        }
+        Some(command)
+    }
+
+    fn config(&self, machine: &Machine) -> Config {
+        let mut config = machine.config().clone();
+        let how = &self.options.how;
+        let variables = how.env.iter().filter_map(|text| run::variable_of(text));
+        for (key, value) in variables {
+            let text = (key.into_string(), value.into_string());
+            if let (Ok(key), Ok(value)) = text {
+                config.env.push(format!("{key}={value}"));
+            }
+        }
+        if let Some(user) = &how.user {
+            config.user.clone_from(user);
+        }
+        if let Some(directory) = how.workdir.as_ref().and_then(|path| path.to_str()) {
+            directory.clone_into(&mut config.working_dir);
+        }
+        config
+    }
+}
