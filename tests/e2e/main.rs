@@ -13,6 +13,7 @@
 
 mod bad_input;
 mod builds;
+mod detached;
 mod disks;
 mod ends;
 mod exit_codes;
@@ -118,6 +119,7 @@ fn trials(body: impl Fn(String, fn()) -> Body) -> Vec<Trial> {
     let groups = [
         ("bad_input", bad_input::TESTS),
         ("builds", builds::TESTS),
+        ("detached", detached::TESTS),
         ("disks", disks::TESTS),
         ("ends", ends::TESTS),
         ("exit_codes", exit_codes::TESTS),

@@ -41,6 +41,15 @@ pub(crate) enum Verb {
         #[arg(required = true)]
         names: Vec<Name>,
     },
+    /// Stop machines that run, and start them
+    Restart {
+        /// How long their commands have, in seconds
+        #[arg(short, long, value_name = "SECONDS", default_value = "10")]
+        time: u64,
+        /// Their names
+        #[arg(required = true)]
+        names: Vec<Name>,
+    },
     /// End machines at once, or send their commands a signal
     Kill {
         /// The signal, by name or number; SIGKILL is as if the power failed
@@ -587,10 +596,10 @@ pub(crate) enum SaveFormat {
 }
 
 const INSPECT_HELP: &str = "\
-MACHINE is the process id of a `crumble run`, of a program with the library, or of any component of
-a machine (`ps` shows them as crumble-vmm, crumble-dev-fs and so on). Machines have no names. If a
-program holds several machines, all of them are shown. Without MACHINE, your running machines are
-listed; root's list has everybody's.
+MACHINE is the name of a machine that runs by itself, or the process id of a `crumble run`, of a
+program with the library, or of any component of a machine (`ps` of the host shows them as crumble-vmm,
+crumble-dev-fs and so on). If a program holds several machines, all of them are shown. Without MACHINE,
+your running machines are listed; root's list has everybody's.
 
 Everything is read back from /proc, and compared with the component's policy. What you have no right
 to see is \"not visible to you\" and is not judged. A machine that is still being started has not
@@ -606,9 +615,9 @@ Exit codes:
 #[derive(Debug, Clone, Args)]
 #[command(after_help = INSPECT_HELP)]
 pub(crate) struct Inspect {
-    /// Process id of the machine; without it, running machines are listed
+    /// Name or process id of the machine; without it, running machines are listed
     #[arg(value_name = "MACHINE")]
-    pub(crate) machine: Option<u32>,
+    pub(crate) machine: Option<String>,
 
     /// Print JSON
     #[arg(long)]

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use detached::Handle;
 use inspect::{
     Capabilities, CapabilitySet, ControlGroup, Dumpable, Examined, Expected, Field, HIDDEN, Ids,
     Inspection, Limit, Machine, Namespace, Proc, Process, Rights, Role,
@@ -23,7 +24,7 @@ use crate::{
 /// a process falls short of its policy.
 pub(crate) fn inspect(options: &Inspect) -> Result<ExitCode, Failure> {
     let proc = Proc::host();
-    let Some(pid) = options.machine else {
+    let Some(machine) = &options.machine else {
         let user = Uid::effective();
         let user = (!user.is_root()).then_some(user.as_raw());
         let machines = inspect::machines(&proc, user)?;
@@ -34,7 +35,7 @@ pub(crate) fn inspect(options: &Inspect) -> Result<ExitCode, Failure> {
         print(&text)?;
         return Ok(ExitCode::SUCCESS);
     };
-    let inspection = inspect::inspect(&proc, pid)?;
+    let inspection = inspect::inspect(&proc, process(machine)?)?;
     let text = match options.json {
         true => json(&inspection)?,
         false => describe(&inspection, wants_colour(io::stdout().is_terminal())),
@@ -44,6 +45,17 @@ pub(crate) fn inspect(options: &Inspect) -> Result<ExitCode, Failure> {
         Some(_) => ExitCode::FAILURE,
         None => ExitCode::SUCCESS,
     })
+}
+
+/// The process that is meant, by its id or its machine's name.
+fn process(machine: &str) -> Result<u32, Failure> {
+    match machine.parse() {
+        Ok(pid) => Ok(pid),
+        Err(_) => {
+            let name = machine.parse().map_err(crumble::Error::from)?;
+            Ok(Handle::open(&name)?.state()?.keeper)
+        }
+    }
 }
 
 fn print(text: &str) -> Result<(), Failure> {

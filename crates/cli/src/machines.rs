@@ -138,6 +138,17 @@ pub(crate) fn stop(names: &[Name], limit: Duration) -> Result<ExitCode, Failure>
     Ok(ExitCode::SUCCESS)
 }
 
+/// `crumble restart`.
+pub(crate) fn restart(names: &[Name], limit: Duration) -> Result<ExitCode, Failure> {
+    for name in names {
+        match Handle::open(name)?.stop(limit) {
+            Err(detached::Error::NotRunning(_)) => {}
+            done => done?,
+        }
+    }
+    start(names)
+}
+
 /// `crumble kill`.
 pub(crate) fn kill(names: &[Name], signal: i32) -> Result<ExitCode, Failure> {
     for name in names {
@@ -206,7 +217,7 @@ struct Listed {
     name: String,
     image: String,
     status: String,
-    #[serde(flatten)]
+    /// Only if it runs.
     state: Option<State>,
     exit_code: Option<u8>,
     reason: Option<String>,

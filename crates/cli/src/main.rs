@@ -36,6 +36,7 @@ fn main() -> ExitCode {
         Verb::Create(options) => machines::create(&options),
         Verb::Start { names } => machines::start(&names),
         Verb::Stop { time, names } => machines::stop(&names, Duration::from_secs(time)),
+        Verb::Restart { time, names } => machines::restart(&names, Duration::from_secs(time)),
         Verb::Kill { signal, names } => machines::kill(&names, signal),
         Verb::Wait { names } => machines::wait(&names),
         Verb::Exec(options) => machines::exec(options),

@@ -19,8 +19,8 @@ use crate::{
     server,
 };
 
-/// The exit code of a machine that was ended while it was started: SIGTERM's.
-const ABANDONED: u8 = 128 + 15;
+/// The exit code of a machine that was killed: SIGKILL's.
+const KILLED: u8 = 128 + 9;
 
 /// What there is between two starts at first, and at most. It doubles with each, and begins anew when a
 /// machine has run for longer than the most.
@@ -107,6 +107,7 @@ pub(crate) struct Shared {
 struct Inner {
     running: Option<Running>,
     is_stopping: bool,
+    is_killed: bool,
     restarts: u32,
     ended: Option<Ended>,
 }
@@ -218,12 +219,18 @@ impl Shared {
         self.update(|inner| inner.is_stopping = true);
     }
 
+    /// Ends a machine as if its power failed.
+    pub(crate) fn kill(&self, machine: &Machine) {
+        self.update(|inner| (inner.is_stopping, inner.is_killed) = (true, true));
+        machine.kill();
+    }
+
     /// Ends this process, and with it a machine that is being started.
     pub(crate) fn abandon(&self) -> ! {
-        let ended = Ended::now(ABANDONED, Some("ended while it was started".to_owned()));
+        let ended = Ended::now(KILLED, Some("it was ended while it was started".to_owned()));
         // There is nobody to tell, and without it the machine has no end, as if it was killed.
         let _ = self.directory.end(&ended);
-        process::exit(ABANDONED.into());
+        process::exit(KILLED.into());
     }
 
     fn end(&self, ended: Ended) -> Result<(), Error> {
@@ -244,6 +251,7 @@ impl Shared {
             let began = Instant::now();
             let ended = match self.live(work, &mut started) {
                 Err(error) if started.is_some() => return Err(error),
+                Err(_) if self.lock().is_killed => Ended::now(KILLED, None),
                 Err(error) => Ended::now(code_of(&error), Some(describe(&error))),
                 Ok(code) => Ended::now(code, None),
             };

@@ -275,7 +275,7 @@ fn stop(stream: &UnixStream, shared: &Shared, limit: Duration) -> Response {
         }
     };
     let ended = ended.or_else(|| {
-        running.machine.kill();
+        shared.kill(&running.machine);
         shared.wait(Some(AFTER_KILL))
     });
     match ended {
@@ -288,8 +288,7 @@ fn kill(stream: &UnixStream, shared: &Shared, signal: i32) -> Response {
     let running = shared.running();
     match (running, signal) {
         (Some(running), SIGKILL) => {
-            shared.stopping();
-            running.machine.kill();
+            shared.kill(&running.machine);
             json(&serde_json::json!({}))
         }
         (None, SIGKILL) => {
