@@ -19,6 +19,7 @@ mod ends;
 mod exit_codes;
 mod images;
 mod inspect;
+mod interop;
 mod layout;
 mod library;
 mod limit;
@@ -125,6 +126,7 @@ fn trials(body: impl Fn(String, fn()) -> Body) -> Vec<Trial> {
         ("exit_codes", exit_codes::TESTS),
         ("images", images::TESTS),
         ("inspect", inspect::TESTS),
+        ("interop", interop::TESTS),
         ("library", library::TESTS),
         ("network", network::TESTS),
         ("ports", ports::TESTS),

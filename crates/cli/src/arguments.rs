@@ -4,8 +4,8 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::styling::Styles};
 use crumble::{
-    Cpus, Disk, Hostname, Image, Init, Interface, InterfaceAddress, Memory, Name, Network, Publish,
-    Pull, Reference, Share,
+    Cpus, Disk, External, Hostname, Image, Init, Interface, InterfaceAddress, Memory, Name,
+    Network, Publish, Pull, Reference, Share,
     image::{Platform, Policy},
 };
 use detached::Restart;
@@ -268,6 +268,10 @@ pub(crate) struct Run {
     /// A file of the host as a disk of the guest, the first as /dev/vda; :ro forbids writing
     #[arg(long = "disk", value_name = "FILE[:ro]")]
     pub(crate) disks: Vec<Disk>,
+
+    /// A device whose vhost-user back end listens on a socket: net, block, rng, fs,tag=NAME and others
+    #[arg(long = "device", value_name = "KIND,socket=PATH")]
+    pub(crate) external: Vec<External>,
 
     #[command(flatten)]
     pub(crate) how: How,

@@ -103,7 +103,11 @@ struct Job {
 
 impl Work for Job {
     fn start(&mut self, console: Box<dyn Write + Send>) -> Result<Machine, crumble::Error> {
-        run::start(run::builder(&self.options).console(console))
+        let mut builder = run::builder(&self.options).console(console);
+        if self.options.console {
+            builder = builder.verbose();
+        }
+        run::start(builder)
     }
 
     fn command<'m>(&self, machine: &'m Machine) -> Option<Command<'m>> {

@@ -73,7 +73,7 @@ pub(crate) fn size(how: &How) -> Result<Option<Size>, Failure> {
 fn work(options: &Run, size: Option<Size>, tell: &Teller<Ran>) -> Result<Ran, Failure> {
     let mut builder = builder(options);
     if options.console {
-        builder = builder.console(io::stderr());
+        builder = builder.console(io::stderr()).verbose();
     }
     let machine = start(builder)?;
     let began = Instant::now();
@@ -96,6 +96,9 @@ pub(crate) fn builder(options: &Run) -> Builder {
         .pull(options.pull.pull());
     for disk in &options.disks {
         builder = builder.disk(disk.clone());
+    }
+    for device in &options.external {
+        builder = builder.device(device.clone());
     }
     for share in &options.shares {
         builder = builder.share(share.clone());

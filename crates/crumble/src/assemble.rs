@@ -1,6 +1,7 @@
 //! From the description of a machine to open files.
 
 use std::{
+    collections::HashSet,
     fs::{File, OpenOptions},
     io::{self, Write},
     os::{
@@ -23,7 +24,8 @@ use wire::{
 };
 
 use crate::{
-    Error, Image, Images, MachineSpec, Published, busybox, disks, host, images, kept::Kept, network,
+    Error, Image, Images, MachineSpec, Published, busybox, disks, external, host, images,
+    kept::Kept, network,
 };
 
 /// What the kernel is told. The serial port is there for its last words, so it says nothing else;
@@ -31,8 +33,8 @@ use crate::{
 const COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1 reboot=acpi tsc=reliable \
     no_timer_check random.trust_cpu=on";
 
-/// With the console shown, the kernel talks.
-const TALKATIVE_COMMAND_LINE: &str = "console=ttyS0 loglevel=7 panic=-1 reboot=acpi tsc=reliable \
+/// The same for a kernel that says what it does.
+const VERBOSE_COMMAND_LINE: &str = "console=ttyS0 loglevel=7 panic=-1 reboot=acpi tsc=reliable \
     no_timer_check random.trust_cpu=on";
 
 /// The tag of the root file system's device.
@@ -49,6 +51,8 @@ const GUEST_CID: u64 = 3;
 pub(crate) struct Extras {
     /// Where the guest's serial console goes.
     pub(crate) console: Option<Box<dyn Write + Send>>,
+    /// The guest's kernel says what it does.
+    pub(crate) verbose: bool,
     /// Where the programs are.
     pub(crate) programs: Option<PathBuf>,
     /// Where packets are written as well.
@@ -124,11 +128,14 @@ pub(crate) fn assemble(
     let network = network::connect(spec, pcap)?;
     setup.network = network.guest;
     devices.extend(network.device);
+    let external = spec.external.iter().enumerate();
+    let external = external.map(|(index, device)| external::connect(device, index));
+    let external = external.collect::<Result<_, _>>()?;
     let kernel = resolve(spec, &cache, progress)?;
-    let disks = !spec.disks.is_empty();
-    let initramfs = initramfs(&kernel, &programs, &setup, disks, &cache)?;
-    let line = if extras.console.is_some() {
-        TALKATIVE_COMMAND_LINE
+    let drivers = drivers(spec, &setup);
+    let initramfs = initramfs(&kernel, &programs, &setup, &drivers, &cache)?;
+    let line = if extras.verbose {
+        VERBOSE_COMMAND_LINE
     } else {
         COMMAND_LINE
     };
@@ -141,6 +148,7 @@ pub(crate) fn assemble(
         memory: spec.memory.bytes(),
         command_line: line.to_owned(),
         devices,
+        external,
         vsock: Some(wire::vsock::Config {
             guest_cid: GUEST_CID,
             accept_ports: vec![READY_PORT],
@@ -371,30 +379,40 @@ fn resolve(
     kernel::resolve(&source, cache, progress).map_err(Error::Kernel)
 }
 
-/// The part that all machines with this kernel and devices of the same kinds share, then what is this
-/// machine's own.
-fn initramfs(
-    kernel: &Kernel,
-    programs: &Programs,
-    setup: &Setup,
-    disks: bool,
-    cache: &Cache,
-) -> Result<Vec<OwnedFd>, Error> {
-    let agent = programs.path("crumble-agent")?;
-    let mut modules = kernel::MACHINE_MODULES.to_vec();
+/// The guest's modules for the devices that the machine has.
+fn drivers(spec: &MachineSpec, setup: &Setup) -> Vec<&'static str> {
+    let mut drivers = kernel::MACHINE_MODULES.to_vec();
     if setup.network.is_some() {
-        modules.extend(kernel::NETWORK_MODULES);
+        drivers.extend(kernel::NETWORK_MODULES);
     }
     if let Root::Overlay {
         lower: Lower::Layers { .. },
         ..
     } = &setup.root
     {
-        modules.extend(kernel::IMAGE_MODULES);
-    } else if disks {
-        modules.extend(kernel::BLOCK_MODULES);
+        drivers.extend(kernel::IMAGE_MODULES);
+    } else if !spec.disks.is_empty() {
+        drivers.extend(kernel::BLOCK_MODULES);
     }
-    let shared = kernel::initramfs(kernel, &agent, &modules, cache).map_err(Error::Kernel)?;
+    let external = spec.external.iter();
+    drivers.extend(external.filter_map(|device| kernel::driver(device.virtio_id)));
+    // Of the same devices there may be several.
+    let mut seen = HashSet::new();
+    drivers.retain(|driver| seen.insert(*driver));
+    drivers
+}
+
+/// The part that all machines with this kernel and devices of the same kinds share, then what is this
+/// machine's own.
+fn initramfs(
+    kernel: &Kernel,
+    programs: &Programs,
+    setup: &Setup,
+    drivers: &[&str],
+    cache: &Cache,
+) -> Result<Vec<OwnedFd>, Error> {
+    let agent = programs.path("crumble-agent")?;
+    let shared = kernel::initramfs(kernel, &agent, drivers, cache).map_err(Error::Kernel)?;
     let own = kernel::setup_archive(setup).map_err(Error::Kernel)?;
     Ok(vec![open(&shared)?, in_memory(&own)?])
 }

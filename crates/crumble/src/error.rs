@@ -46,6 +46,14 @@ pub enum Error {
         /// What is wrong with it.
         reason: &'static str,
     },
+    /// A back end that is somebody else's cannot be reached.
+    #[error("cannot connect to the device {device}; does its back end listen there?")]
+    External {
+        /// The device.
+        device: String,
+        /// The system's reason.
+        source: io::Error,
+    },
     /// Another machine of this name runs.
     #[error("the machine {0} is running; end it first, or give another name")]
     KeptInUse(spec::Name),

@@ -61,6 +61,7 @@ mod disks;
 mod dockerfile;
 mod error;
 mod export;
+mod external;
 mod guest;
 pub mod host;
 mod images;
@@ -91,8 +92,8 @@ pub use network::Published;
 #[doc(hidden)]
 pub use network::{Connected, connect, tap::open as open_tap};
 pub use spec::{
-    Cpus, Disk, Hostname, Image, Init, Interface, InterfaceAddress, Link, MachineSpec, Memory,
-    Name, Network, Publish, Rate, Reference, Rule, Share, Tap, User,
+    Cpus, Disk, External, Hostname, Image, Init, Interface, InterfaceAddress, Link, MachineSpec,
+    Memory, Name, Network, Publish, Rate, Reference, Rule, Share, Tap, User,
 };
 pub use stdio::Stdio;
 pub use supervisor::{ProcessInfo, Timings};

@@ -17,8 +17,8 @@ use supervisor::Device;
 use wire::agent::Upper;
 
 use crate::{
-    Cpus, Disk, End, Error, Guest, Hostname, Image, Init, MachineSpec, Memory, Name, Network,
-    ProcessInfo, Publish, Published, Pull, Share, Stats, Timings,
+    Cpus, Disk, End, Error, External, Guest, Hostname, Image, Init, MachineSpec, Memory, Name,
+    Network, ProcessInfo, Publish, Published, Pull, Share, Stats, Timings,
     assemble::{Beside, Extras, assemble},
 };
 
@@ -68,6 +68,14 @@ impl Builder {
     #[must_use]
     pub fn disk(mut self, disk: Disk) -> Self {
         self.spec.disks.push(disk);
+        self
+    }
+
+    /// Adds a device whose vhost-user back end listens on a socket of the host, after all others. It is
+    /// in no jail, it reads and writes the guest's memory, and when it ends so does the machine.
+    #[must_use]
+    pub fn device(mut self, device: External) -> Self {
+        self.spec.external.push(device);
         self
     }
 
@@ -147,10 +155,18 @@ impl Builder {
         self
     }
 
-    /// Where the guest's serial console goes.
+    /// Where the guest's serial console goes. Without [`Builder::verbose`] that is what its kernel says
+    /// when something is wrong.
     #[must_use]
     pub fn console(mut self, sink: impl Write + Send + 'static) -> Self {
         self.extras.console = Some(Box::new(sink));
+        self
+    }
+
+    /// Makes the guest's kernel say on its console what it does, which takes it longer.
+    #[must_use]
+    pub fn verbose(mut self) -> Self {
+        self.extras.verbose = true;
         self
     }
 
@@ -264,6 +280,7 @@ impl Machine {
             spec: MachineSpec::new(image),
             extras: Extras {
                 console: None,
+                verbose: false,
                 programs: None,
                 pcap: None,
                 layers: None,

@@ -63,6 +63,19 @@ pub const IMAGE_MODULES: &[&str] = &[
     "erofs",
 ];
 
+/// The module for a device with a virtio id, where we know of one; others are for the guest to load.
+#[must_use]
+pub const fn driver(virtio_id: u16) -> Option<&'static str> {
+    match virtio_id {
+        1 => Some("virtio_net"),
+        2 => Some("virtio_blk"),
+        3 => Some("virtio_console"),
+        4 => Some("virtio_rng"),
+        8 => Some("virtio_scsi"),
+        _ => None,
+    }
+}
+
 /// The modules that a machine is better for, and runs without: those that a kernel does not have
 /// are left out of the [`initramfs()`].
 pub(crate) const USEFUL_MODULES: &[&str] = &[

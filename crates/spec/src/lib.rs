@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod device;
 mod disk;
 mod image;
 mod init;
@@ -18,6 +19,7 @@ mod size;
 
 use std::path::PathBuf;
 
+pub use device::{External, Kind};
 pub use disk::Disk;
 pub use image::Image;
 pub use init::Init;
@@ -64,6 +66,16 @@ pub enum Error {
     /// Not a disk.
     #[error("\"{0}\" is not a disk: write FILE or FILE:ro")]
     Disk(String),
+    /// Not a device.
+    #[error(
+        "\"{given}\" is not a device: {reason}; write KIND,socket=PATH, as in rng,socket=/run/rng.sock"
+    )]
+    Device {
+        /// What was asked for.
+        given: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// Not an image that can be run.
     #[error("\"{given}\" is not an image: {reason}")]
     Image {
@@ -140,6 +152,8 @@ pub struct MachineSpec {
     pub shares: Vec<Share>,
     /// Files of the host that are disks of the guest: `/dev/vda` and so on, in this order.
     pub disks: Vec<Disk>,
+    /// Devices whose back ends are somebody else's, after all others.
+    pub external: Vec<External>,
     /// How it is connected.
     pub network: Network,
     /// Ports of the host that lead to it, with [`Network::User`].
@@ -164,6 +178,7 @@ impl MachineSpec {
             image,
             shares: Vec::new(),
             disks: Vec::new(),
+            external: Vec::new(),
             network: Network::default(),
             publish: Vec::new(),
             kernel: None,

@@ -10,7 +10,7 @@ use handoff::Channel;
 use jailer::{Budget, Delegation, Group};
 
 use crate::{
-    Device, Error, Plan,
+    Device, Error, External, Plan,
     component::{Component, Start},
     link,
     machine::system,
@@ -124,13 +124,15 @@ fn start_vmm(
     let initramfs: Vec<_> = (0..plan.initramfs.len())
         .map(|index| format!("initramfs-{index}"))
         .collect();
+    let own = devices.iter().map(describe);
+    let external = plan.external.iter().map(describe_external);
     let config = wire::vmm::Config {
         cpus: plan.cpus,
         memory: plan.memory,
         command_line: plan.command_line.clone(),
         initramfs: initramfs.clone(),
         console: true,
-        devices: devices.iter().map(describe).collect(),
+        devices: own.chain(external).collect(),
     };
     let mut resources: Vec<(String, BorrowedFd<'_>)> = vec![
         ("kvm".to_owned(), plan.kvm.as_fd()),
@@ -145,6 +147,8 @@ fn start_vmm(
             .zip(streams)
             .map(resource),
     );
+    let external = plan.external.iter();
+    resources.extend(external.map(|device| resource((&device.name, &device.stream))));
     Component::start(
         &plan.programs,
         group,
@@ -168,6 +172,18 @@ fn describe(device: &Device) -> wire::vmm::Device {
         resource: device.name.clone(),
         virtio_id: device.virtio_id,
         queues: device.queues.clone(),
+        config_space: None,
         replaceable: device.replaceable,
+    }
+}
+
+fn describe_external(device: &External) -> wire::vmm::Device {
+    wire::vmm::Device {
+        name: device.name.clone(),
+        resource: device.name.clone(),
+        virtio_id: device.virtio_id,
+        queues: device.queues.clone(),
+        config_space: device.config_space.clone(),
+        replaceable: false,
     }
 }

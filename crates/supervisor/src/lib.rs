@@ -38,7 +38,7 @@ use std::{io, path::PathBuf, time::Duration};
 #[doc(hidden)]
 pub use lone::Lone;
 pub use machine::{Machine, ProcessInfo, Timings};
-pub use plan::{Device, Dialer, Nameservers, Plan, Uplink};
+pub use plan::{Device, Dialer, External, Nameservers, Plan, Uplink};
 pub use programs::Programs;
 pub use tail::printable;
 

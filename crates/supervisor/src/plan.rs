@@ -25,6 +25,8 @@ pub struct Plan {
     pub command_line: String,
     /// The devices, in the order of their PCI slots.
     pub devices: Vec<Device>,
+    /// Devices whose back ends are somebody else's, after all others.
+    pub external: Vec<External>,
     /// The guest's vsock device; without it there is no way to talk to the guest.
     pub vsock: Option<wire::vsock::Config>,
     /// Where the guest's serial console goes, besides the end of it that is kept for errors.
@@ -50,6 +52,20 @@ pub struct Device {
     /// Another process takes its place if it dies, with the same configuration and resources. It
     /// has to use its queues in order, and to be of use without what it knew.
     pub replaceable: bool,
+}
+
+/// A device whose back end is not started, and not ended, by us. When it fails so does the machine.
+pub struct External {
+    /// What people call it, unique within the machine.
+    pub name: String,
+    /// The virtio device id.
+    pub virtio_id: u16,
+    /// The largest size of each of its queues.
+    pub queues: Vec<u16>,
+    /// Its config space, if it is not the back end's to say.
+    pub config_space: Option<Vec<u8>>,
+    /// The connection to the back end.
+    pub stream: OwnedFd,
 }
 
 /// The process between a network device and the host's network.

@@ -33,6 +33,7 @@ pub use host::{Host, Interrupt};
 pub use status::Report;
 
 use doorbells::Doorbells;
+use handshake::Described;
 use link::{Agreed, Link};
 use memory::MemoryTable;
 use status::Status;
@@ -96,7 +97,10 @@ pub fn vhost_user_device<H: Host>(
         kicks: kicks.collect::<Result<_, _>>()?,
         calls,
         limits,
-        virtio_id: device.virtio_id,
+        described: Described {
+            virtio_id: device.virtio_id,
+            config_space: device.config_space.clone(),
+        },
         agreed: Mutex::new(Agreed::default()),
     });
     let backend = VhostUser {

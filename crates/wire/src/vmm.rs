@@ -37,6 +37,8 @@ pub struct Device {
     /// The largest size of each queue, a power of two up to 32768. Its length is the number of
     /// queues.
     pub queues: Vec<u16>,
+    /// The config space, if it is not the back end's to say.
+    pub config_space: Option<Vec<u8>>,
     /// Another back end may take over while the guest runs ([`Request::Replace`]): one that uses its
     /// queues in order, so that what the used ring says is all that it has to know.
     pub replaceable: bool,

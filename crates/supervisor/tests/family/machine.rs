@@ -81,6 +81,7 @@ impl Family {
             memory: 64 << 20,
             command_line: String::new(),
             devices: vec![share(), net],
+            external: Vec::new(),
             vsock: None,
             console: None,
         };

@@ -18,6 +18,13 @@ const VERSION_1: u64 = 1 << 32;
 /// Bits 0 to 23 and 50 to 63 belong to the device type (virtio 1.2, section 2.2).
 const DEVICE_FEATURES: u64 = 0xff_ffff | !((1 << 50) - 1);
 
+/// What of a device is not its back end's to say.
+pub(super) struct Described {
+    pub(super) virtio_id: u16,
+    /// None if the back end says it.
+    pub(super) config_space: Option<Vec<u8>>,
+}
+
 /// What a back end offers, checked.
 #[derive(Debug)]
 pub(super) struct Offer {
@@ -50,7 +57,11 @@ impl Offer {
 ///
 /// # Errors
 /// A request that failed, or an offer that no driver could use.
-pub(super) fn run(frontend: &mut Frontend, virtio_id: u16, queues: usize) -> Result<Offer, Error> {
+pub(super) fn run(
+    frontend: &mut Frontend,
+    description: &Described,
+    queues: usize,
+) -> Result<Offer, Error> {
     let features = frontend
         .get_features()
         .map_err(Error::request("GET_FEATURES"))?;
@@ -75,10 +86,12 @@ pub(super) fn run(frontend: &mut Frontend, virtio_id: u16, queues: usize) -> Res
     if features & VERSION_1 == 0 {
         return Err(Error::Legacy);
     }
-    let config = if protocol.contains(VhostUserProtocolFeatures::CONFIG) {
-        read_config(frontend, config_size::of(virtio_id))?
-    } else {
-        Vec::new()
+    let config = match &description.config_space {
+        Some(space) => space.clone(),
+        None if protocol.contains(VhostUserProtocolFeatures::CONFIG) => {
+            read_config(frontend, config_size::of(description.virtio_id))?
+        }
+        None => Vec::new(),
     };
     let features = features & (RING_FEATURES | DEVICE_FEATURES);
     Ok(Offer {

@@ -13,7 +13,7 @@ use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::connection::Connection;
-use super::handshake::{self, Offer};
+use super::handshake::{self, Described, Offer};
 use super::memory::MemoryTable;
 use super::status::{Over, Status};
 use super::vectors::Calls;
@@ -28,7 +28,7 @@ pub(super) struct Link {
     pub(super) kicks: Vec<EventFd>,
     pub(super) calls: Calls,
     pub(super) limits: Limits,
-    pub(super) virtio_id: u16,
+    pub(super) described: Described,
     /// Held while a back end is told of it, so that none misses a change.
     pub(super) agreed: Mutex<Agreed>,
 }
@@ -66,7 +66,7 @@ impl Link {
     }
 
     fn meet(&self, mut frontend: Frontend, watcher: Watcher, life: u32) -> Result<(), Error> {
-        let greet = || handshake::run(&mut frontend, self.virtio_id, self.kicks.len());
+        let greet = || handshake::run(&mut frontend, &self.described, self.kicks.len());
         let offer = watcher.within(self.limits.handshake, greet)?;
         if let Some(first) = self.status.offer() {
             offer.covers(&first)?;
@@ -149,6 +149,10 @@ impl Link {
 
     /// Writes to the config space and returns what it is then; none if there is nobody to write to.
     pub(super) fn write_config(&self, offset: u32, data: &[u8], size: u32) -> Option<Vec<u8>> {
+        if self.described.config_space.is_some() {
+            // It is nobody's who could take that.
+            return None;
+        }
         let write = |_: &Offer, frontend: &mut Frontend| {
             let set = frontend.set_config(offset, VhostUserConfigFlags::WRITABLE, data);
             set.map_err(Error::request("SET_CONFIG"))?;

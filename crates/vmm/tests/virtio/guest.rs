@@ -66,6 +66,7 @@ impl Guest {
             resource: "echo".into(),
             virtio_id: 19,
             queues,
+            config_space: None,
             replaceable,
         };
         let (sender, events) = channel();

@@ -92,6 +92,7 @@ fn vmm(vmlinux: &Path, initramfs: &Path, bin_dir: &Path) -> Result<Duration> {
         memory: MEMORY,
         command_line: COMMAND_LINE.to_owned(),
         devices: Vec::new(),
+        external: Vec::new(),
         vsock: None,
         console: None,
     };

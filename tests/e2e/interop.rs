@@ -1,0 +1,133 @@
+//! Devices of other projects under our VMM: Debian's, from the package qemu-system-common.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+use tempfile::TempDir;
+
+use crate::support::{eventually, fails, run, stdout, tests, up, waiting};
+
+tests![
+    qemu_s_virtiofsd_serves_a_directory,
+    qemu_s_storage_daemon_serves_a_disk,
+    a_back_end_that_dies_ends_its_machine_by_name,
+    a_back_end_that_is_not_there_is_named,
+];
+
+const VIRTIOFSD: &str = "/usr/lib/qemu/virtiofsd";
+const STORAGE_DAEMON: &str = "/usr/bin/qemu-storage-daemon";
+
+/// A back end that listens on a socket in a directory of its own. Dropping it ends it.
+struct BackEnd {
+    process: Child,
+    directory: TempDir,
+}
+
+impl BackEnd {
+    /// Starts what `command` says for the directory and the socket in it.
+    fn start(directory: TempDir, command: impl FnOnce(&Path, &str) -> Command) -> Self {
+        let socket = directory.path().join("socket");
+        let mut command = command(directory.path(), socket.to_str().unwrap());
+        let process = command.stdin(Stdio::null()).spawn().unwrap();
+        eventually("it does not listen", || socket.exists());
+        Self { process, directory }
+    }
+
+    /// What `--device` takes.
+    fn device(&self, kind: &str, more: &str) -> String {
+        let socket = self.path("socket");
+        format!("{kind},socket={}{more}", socket.display())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+}
+
+impl Drop for BackEnd {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn virtiofsd() -> BackEnd {
+    let directory = tempfile::tempdir().unwrap();
+    let shared = directory.path().join("shared");
+    fs::create_dir(&shared).unwrap();
+    fs::write(shared.join("file"), "of the host\n").unwrap();
+    BackEnd::start(directory, |_, socket| {
+        let mut command = Command::new(VIRTIOFSD);
+        command.arg(format!("--socket-path={socket}"));
+        command.args(["-o", &format!("source={}", shared.display())]);
+        command
+    })
+}
+
+fn storage_daemon() -> BackEnd {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("disk");
+    fs::write(&file, vec![0; 1 << 20]).unwrap();
+    BackEnd::start(directory, |_, socket| {
+        let mut command = Command::new(STORAGE_DAEMON);
+        let node = format!("driver=file,node-name=disk,filename={}", file.display());
+        let export = format!(
+            "type=vhost-user-blk,id=disk,node-name=disk,writable=on,addr.type=unix,addr.path={socket}"
+        );
+        command.args(["--blockdev", &node, "--export", &export]);
+        command
+    })
+}
+
+fn qemu_s_virtiofsd_serves_a_directory() {
+    let back_end = virtiofsd();
+    let device = back_end.device("fs", ",tag=theirs");
+    let script = "mkdir /tmp/t && mount -t virtiofs theirs /tmp/t && cat /tmp/t/file && \
+        seq 100000 > /tmp/t/new && umount /tmp/t";
+    let text = stdout(&["--device", &device, "busybox", "--", "sh", "-c", script]);
+    assert_eq!(text, "of the host\n");
+    let new = fs::read_to_string(back_end.path("shared/new")).unwrap();
+    assert_eq!(new.lines().count(), 100_000);
+}
+
+fn qemu_s_storage_daemon_serves_a_disk() {
+    let back_end = storage_daemon();
+    let device = back_end.device("block", "");
+    let script = "cat /sys/block/vda/size; yes | head -c 500000 > /dev/vda; sync";
+    let text = stdout(&["--device", &device, "busybox", "--", "sh", "-c", script]);
+    assert_eq!(text, "2048\n");
+    let bytes = fs::read(back_end.path("disk")).unwrap();
+    assert!(bytes.starts_with(&b"y\n".repeat(250_000)));
+    assert!(bytes[500_000..].iter().all(|byte| *byte == 0));
+}
+
+fn a_back_end_that_dies_ends_its_machine_by_name() {
+    let mut back_end = storage_daemon();
+    let device = back_end.device("block", "");
+    let script = waiting("");
+    let child = up(run([
+        "--device", &device, "busybox", "--", "sh", "-c", &script,
+    ]));
+    back_end.process.kill().unwrap();
+    let output = child.wait_with_output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(125), "{errors}");
+    assert!(errors.contains("block0"), "{errors}");
+}
+
+fn a_back_end_that_is_not_there_is_named() {
+    let words = ["rng at /nowhere/socket", "No such file"];
+    fails(
+        &["--device", "rng,socket=/nowhere/socket", "busybox", "true"],
+        125,
+        &words,
+    );
+    fails(
+        &["--device", "rng", "busybox", "true"],
+        2,
+        &["socket is missing", "rng,socket="],
+    );
+}
