@@ -6,15 +6,20 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use tempfile::TempDir;
 
-use crate::support::{eventually, fails, run, stdout, tests, up, waiting};
+use crate::support::{eventually, fails, programs, run, stdout, tests, up, waiting};
 
 tests![
     qemu_s_virtiofsd_serves_a_directory,
     qemu_s_storage_daemon_serves_a_disk,
     a_back_end_that_dies_ends_its_machine_by_name,
     a_back_end_that_is_not_there_is_named,
+    what_we_serve_we_take,
 ];
 
 const VIRTIOFSD: &str = "/usr/lib/qemu/virtiofsd";
@@ -45,6 +50,20 @@ impl BackEnd {
     fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
+}
+
+/// `crumble serve`, which listens on `name` in the directory.
+fn serve(directory: &Path, name: &str, arguments: &[&str]) -> (Child, String) {
+    let socket = directory.join(name);
+    let mut command = Command::new(programs().join("crumble"));
+    command
+        .args(["serve", "--socket"])
+        .arg(&socket)
+        .args(arguments);
+    command.stdin(Stdio::null()).stderr(Stdio::null());
+    let process = command.spawn().unwrap();
+    eventually("it does not listen", || socket.exists());
+    (process, format!("{name},socket={}", socket.display()))
 }
 
 impl Drop for BackEnd {
@@ -130,4 +149,44 @@ fn a_back_end_that_is_not_there_is_named() {
         2,
         &["socket is missing", "rng,socket="],
     );
+}
+
+fn what_we_serve_we_take() {
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path();
+    let disk = directory.join("disk.img");
+    fs::write(&disk, vec![b'x'; 1 << 20]).unwrap();
+    let (mut share, fs_device) = serve(directory, "fs", &["fs", "/etc", "--read-only"]);
+    let (mut block, block_device) = serve(directory, "block", &["block", disk.to_str().unwrap()]);
+    let (mut net, net_device) = serve(directory, "net", &["net"]);
+    let script = "mount -t virtiofs theirs /mnt && cmp /mnt/hostname /mnt/hostname && ! touch /mnt/x \
+        && head -c 3 /dev/vda && ip link set eth0 up && ip addr add 10.0.2.15/24 dev eth0 \
+        && ping -c 1 10.0.2.2 | grep -o '0% packet loss'";
+    // A second machine finds all of it as the first did.
+    for _ in 0..2 {
+        let text = stdout(&[
+            "--network=none",
+            "--device",
+            &format!("{fs_device},tag=theirs"),
+            "--device",
+            &block_device,
+            "--device",
+            &format!("{net_device},queues=3"),
+            "busybox",
+            "--",
+            "sh",
+            "-c",
+            script,
+        ]);
+        assert_eq!(text, "xxx0% packet loss\n");
+    }
+    for process in [&share, &block, &net] {
+        let pid = Pid::from_raw(process.id().try_into().unwrap());
+        kill(pid, Signal::SIGTERM).unwrap();
+    }
+    for process in [&mut share, &mut block, &mut net] {
+        assert_eq!(process.wait().unwrap().code(), Some(128 + 15));
+    }
+    let left = fs::read_dir(directory).unwrap().count();
+    assert_eq!(left, 1, "a socket is left");
 }

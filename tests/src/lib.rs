@@ -1,4 +1,5 @@
-//! End-to-end tests; see `e2e/` for machines, and `net/` for the network without a machine.
+//! End-to-end tests; see `e2e/` for machines, `net/` for the network without a machine, and
+//! `qemu/` for our devices under QEMU.
 
 #![forbid(unsafe_code)]
 
@@ -18,7 +19,16 @@ pub const NETWORK_PROGRAMS: &[(&str, &str)] = &[
 ];
 
 /// As [`NETWORK_PROGRAMS`], for the tests of machines.
-pub const MACHINE_PROGRAMS: &[(&str, &str)] = &[("skopeo", "skopeo")];
+pub const MACHINE_PROGRAMS: &[(&str, &str)] = &[
+    ("qemu-storage-daemon", "qemu-system-common"),
+    ("skopeo", "skopeo"),
+];
+
+/// As [`NETWORK_PROGRAMS`], for the tests of our devices under QEMU.
+pub const QEMU_PROGRAMS: &[(&str, &str)] = &[
+    ("busybox", "busybox-static"),
+    ("qemu-system-x86_64", "qemu-system-x86"),
+];
 
 /// Programs that judge what crates write, and the Debian package of each.
 pub const JUDGES: &[(&str, &str)] = &[

@@ -105,6 +105,8 @@ pub(crate) enum Verb {
     /// Make, remove and list TAP devices, for `crumble run --network tap=NAME`
     #[command(subcommand)]
     Network(Tap),
+    /// Serve a device of ours, in its jail, to another VMM
+    Serve(Serve),
     /// Be the keeper of a machine
     #[command(hide = true)]
     Keep {
@@ -115,6 +117,69 @@ pub(crate) enum Verb {
 
 fn signal(text: &str) -> Result<i32, String> {
     detached::signal_number(text).ok_or_else(|| format!("there is no signal {text}"))
+}
+
+const SERVE_HELP: &str = "\
+Examples:
+  crumble serve --socket /tmp/fs.sock fs . --tag src
+  crumble serve --socket /tmp/disk.sock block disk.img
+  crumble serve --socket /tmp/net.sock net
+
+Any VMM with vhost-user takes fs and block; crumble run --device net,socket=/tmp/net.sock,queues=3
+takes a network, and QEMU does not: it speaks of rings too early. QEMU needs guest memory that can be shared:
+  qemu-system-x86_64 -object memory-backend-memfd,id=mem,size=1G,share=on -machine q35,memory-backend=mem
+    -m 1G -chardev socket,id=fs,path=/tmp/fs.sock -device vhost-user-fs-pci,chardev=fs,tag=src
+    -chardev socket,id=disk,path=/tmp/disk.sock -device vhost-user-blk-pci,chardev=disk
+
+Each VMM that connects gets a process of its own, one after the other, until this is asked to end.";
+
+/// What to serve, and where.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = SERVE_HELP)]
+pub(crate) struct Serve {
+    /// Where to listen
+    #[arg(long, value_name = "PATH")]
+    pub(crate) socket: PathBuf,
+
+    /// End after the first VMM
+    #[arg(long)]
+    pub(crate) once: bool,
+
+    #[command(subcommand)]
+    pub(crate) service: Service,
+}
+
+/// What to serve.
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum Service {
+    /// A directory as a file system
+    Fs {
+        /// The directory
+        directory: PathBuf,
+        /// What the guest calls it, where the VMM does not say so itself
+        #[arg(long, default_value = "crumble")]
+        tag: String,
+        /// Forbid writing
+        #[arg(long)]
+        read_only: bool,
+    },
+    /// A file as a disk
+    Block {
+        /// The file, of a multiple of 512 bytes
+        file: PathBuf,
+        /// Forbid writing
+        #[arg(long)]
+        read_only: bool,
+    },
+    /// A network, with DHCP
+    Net {
+        /// user or tap=NAME, with settings after commas
+        #[arg(long, value_name = "NETWORK", default_value = "user")]
+        network: Network,
+        /// Lead ports of the host to the guest
+        #[arg(short, long, value_name = "[[ADDRESS:]HOST:]GUEST[/udp]")]
+        publish: Vec<Publish>,
+    },
 }
 
 const EXEC_HELP: &str = "\

@@ -21,6 +21,7 @@ mod measure;
 mod network;
 mod report;
 mod run;
+mod serve;
 mod signals;
 mod terminal;
 
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         Verb::Logs(options) => logs::logs(&options),
         Verb::Ps(options) => machines::list(&options),
         Verb::Stats { name, json } => measure::of_machine(&name, json),
+        Verb::Serve(options) => serve::serve(options),
         Verb::Keep { name } => keep::keep(&name),
         Verb::Build(options) => build::build(&options),
         Verb::Commit { name, image } => images::commit(&name, &image),

@@ -330,7 +330,8 @@ fn directories(config: &image::Config) -> Vec<String> {
     absolute.cloned().collect()
 }
 
-fn fs_device(
+/// The device that serves a directory.
+pub(crate) fn fs_device(
     tag: &str,
     directory: &Path,
     read_only: bool,

@@ -184,6 +184,9 @@ pub enum Error {
         /// The system's reason.
         source: io::Error,
     },
+    /// A network device without a network.
+    #[error("there is nothing to serve without a network; give user or tap=NAME")]
+    NothingToServe,
     /// A record of packets where there are none.
     #[error("there are no packets to record without a network; leave out --pcap or --network none")]
     NothingToRecord,

@@ -71,6 +71,7 @@ mod net;
 mod network;
 #[doc(hidden)]
 pub mod partitions;
+mod serve;
 mod stdio;
 pub mod tap;
 
@@ -91,6 +92,7 @@ pub use network::Published;
 /// The network of a machine that does not run: for tests that are the guest themselves.
 #[doc(hidden)]
 pub use network::{Connected, connect, tap::open as open_tap};
+pub use serve::{Served, Server};
 pub use spec::{
     Cpus, Disk, External, Hostname, Image, Init, Interface, InterfaceAddress, Link, MachineSpec,
     Memory, Name, Network, Publish, Rate, Reference, Rule, Share, Tap, User,

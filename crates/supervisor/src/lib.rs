@@ -35,7 +35,6 @@ mod watch;
 
 use std::{io, path::PathBuf, time::Duration};
 
-#[doc(hidden)]
 pub use lone::Lone;
 pub use machine::{Machine, ProcessInfo, Timings};
 pub use plan::{Device, Dialer, External, Nameservers, Plan, Uplink};

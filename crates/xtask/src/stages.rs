@@ -25,6 +25,8 @@ pub(crate) enum Stage {
     Quest,
     /// The network with real programs, in network namespaces: no machine is booted.
     Network,
+    /// Our devices under QEMU, which emulates the CPU.
+    Qemu,
     /// Linux guests end to end, here or in the testbed.
     Machines,
 }
@@ -32,7 +34,13 @@ pub(crate) enum Stage {
 /// Runs the stages, all if none is named, and sums up. A failed stage does not keep the others from
 /// running.
 pub(crate) fn test(stages: &[Stage]) -> Result {
-    let all = [Stage::Crates, Stage::Quest, Stage::Network, Stage::Machines];
+    let all = [
+        Stage::Crates,
+        Stage::Quest,
+        Stage::Network,
+        Stage::Qemu,
+        Stage::Machines,
+    ];
     let stages = if stages.is_empty() { &all } else { stages };
     let begin = Instant::now();
     // Everything is installed and built before anything is timed, and the testbed boots once: after
@@ -42,6 +50,9 @@ pub(crate) fn test(stages: &[Stage]) -> Result {
     }
     if stages.contains(&Stage::Network) {
         setup::for_network()?;
+    }
+    if stages.contains(&Stage::Qemu) {
+        setup::for_programs(tests::QEMU_PROGRAMS)?;
     }
     if stages.contains(&Stage::Machines) {
         setup::for_machine_tests()?;
@@ -63,6 +74,7 @@ impl Stage {
             Self::Crates => "crates",
             Self::Quest => "quest",
             Self::Network => "network",
+            Self::Qemu => "qemu",
             Self::Machines => "machines",
         }
     }
@@ -82,6 +94,7 @@ impl Stage {
             // A host without any KVM has it in the testbed.
             Self::Quest => run::quest(place.testbed.is_some() && !has_kvm()),
             Self::Network => end_to_end("net", place),
+            Self::Qemu => end_to_end("qemu", place),
             Self::Machines => end_to_end("e2e", place),
         }
     }
