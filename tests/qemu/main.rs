@@ -72,9 +72,7 @@ impl Drop for Server {
 /// The kernel, and the initramfs.
 fn guest(directory: &Path) -> (PathBuf, PathBuf) {
     let cache = Cache::of_user().unwrap();
-    let kernel = kernel::resolve(&Source::Distribution, &cache, &mut |text| {
-        println!("{text}")
-    });
+    let kernel = kernel::resolve(&Source::Distribution, &cache, &mut |_| {});
     let kernel = kernel.unwrap();
     let busybox = ["/bin/busybox", "/usr/bin/busybox"].map(fs::read);
     let busybox = busybox
