@@ -61,6 +61,11 @@ pub(crate) fn for_network() -> Result<()> {
     for_programs(tests::NETWORK_PROGRAMS)
 }
 
+/// What is needed to test our devices under QEMU.
+pub(crate) fn for_qemu() -> Result<()> {
+    for_programs(tests::QEMU_PROGRAMS)
+}
+
 /// What is needed to test machines, besides what runs them.
 pub(crate) fn for_machine_tests() -> Result<()> {
     for_programs(tests::MACHINE_PROGRAMS)

@@ -52,7 +52,7 @@ pub(crate) fn test(stages: &[Stage]) -> Result {
         setup::for_network()?;
     }
     if stages.contains(&Stage::Qemu) {
-        setup::for_programs(tests::QEMU_PROGRAMS)?;
+        setup::for_qemu()?;
     }
     if stages.contains(&Stage::Machines) {
         setup::for_machine_tests()?;
