@@ -17,6 +17,7 @@ mod detached;
 mod disks;
 mod ends;
 mod exit_codes;
+mod files;
 mod images;
 mod inspect;
 mod interop;
@@ -124,6 +125,7 @@ fn trials(body: impl Fn(String, fn()) -> Body) -> Vec<Trial> {
         ("disks", disks::TESTS),
         ("ends", ends::TESTS),
         ("exit_codes", exit_codes::TESTS),
+        ("files", files::TESTS),
         ("images", images::TESTS),
         ("inspect", inspect::TESTS),
         ("interop", interop::TESTS),

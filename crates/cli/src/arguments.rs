@@ -4,11 +4,12 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::styling::Styles};
 use crumble::{
-    Cpus, Disk, External, Hostname, Image, Init, Interface, InterfaceAddress, Memory, Name,
-    Network, Publish, Pull, Reference, Share,
+    Cpus, Disk, External, Hostname, Image, Init, Interface, InterfaceAddress, MachineSpec, Memory,
+    Name, Network, Publish, Pull, Reference, Share,
     image::{Platform, Policy},
 };
 use detached::Restart;
+use machine_file::MachineFile;
 
 /// Runs commands in microVMs whose devices are jailed processes.
 #[derive(Debug, Parser)]
@@ -22,6 +23,17 @@ pub(crate) struct Arguments {
 pub(crate) enum Verb {
     /// Run a command in a new machine
     Run(Box<Run>),
+    /// Run the machine that a file describes
+    Up(Box<Up>),
+    /// Say what is wrong with the file of a machine
+    Validate {
+        /// Print the JSON schema of such files, for editors
+        #[arg(long)]
+        schema: bool,
+        /// The file
+        #[arg(required_unless_present = "schema")]
+        file: Option<PathBuf>,
+    },
     /// Build an image from a Dockerfile
     Build(Build),
     /// Describe a machine, for `crumble start`
@@ -318,28 +330,80 @@ Exit codes:
 #[derive(Debug, Clone, Args)]
 #[command(after_help = RUN_EXAMPLES)]
 pub(crate) struct Run {
+    #[command(flatten)]
+    machine: Machine,
+
+    #[command(flatten)]
+    life: Life,
+
+    /// host, busybox, a directory (with a leading / or ./), a name as in debian:bookworm, oci:DIR,
+    /// oci-archive:FILE or docker-archive:FILE
+    image: Image,
+
+    /// The command and its arguments; the image's, or a shell, if there is none
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    command: Vec<OsString>,
+}
+
+/// What a machine is besides its image.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "The machine")]
+struct Machine {
     /// Number of virtual CPUs
     #[arg(long, value_name = "N", default_value = "1")]
-    pub(crate) cpus: Cpus,
+    cpus: Cpus,
 
     /// Memory of the guest, as in 512M or 2G
     #[arg(short, long, value_name = "SIZE", default_value = "512M")]
-    pub(crate) memory: Memory,
+    memory: Memory,
 
     /// Show a directory of the host to the guest; :ro forbids writing
     #[arg(short = 'v', long = "share", value_name = "HOST:GUEST[:ro]")]
-    pub(crate) shares: Vec<Share>,
+    shares: Vec<Share>,
 
     /// A file of the host as a disk of the guest, the first as /dev/vda; :ro forbids writing
     #[arg(long = "disk", value_name = "FILE[:ro]")]
-    pub(crate) disks: Vec<Disk>,
+    disks: Vec<Disk>,
 
     /// A device whose vhost-user back end listens on a socket: net, block, rng, fs,tag=NAME and others
     #[arg(long = "device", value_name = "KIND,socket=PATH")]
-    pub(crate) external: Vec<External>,
+    external: Vec<External>,
 
+    /// How the guest is connected: none, user or tap=NAME, with settings after commas
+    #[arg(long, value_name = "NETWORK", default_value = "user")]
+    network: Network,
+
+    /// Lead ports of the host to the guest
+    #[arg(short, long, value_name = "[[ADDRESS:]HOST:]GUEST[/udp]")]
+    publish: Vec<Publish>,
+
+    /// Start the image's own init as process 1: systemd, or an absolute path
+    #[arg(long, value_name = "INIT")]
+    init: Option<Init>,
+
+    /// Host name of the guest
+    #[arg(long, value_name = "NAME")]
+    hostname: Option<Hostname>,
+
+    /// A kernel file, ELF or bzImage with its drivers built in, instead of the distribution's
+    #[arg(long, value_name = "FILE")]
+    kernel: Option<PathBuf>,
+
+    /// Keep what the guest writes under this name, for the next run with it and the same image
+    #[arg(long, value_name = "NAME")]
+    name: Option<Name>,
+}
+
+/// How long a machine is there, and what is seen of it.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "How it runs")]
+pub(crate) struct Life {
     #[command(flatten)]
     pub(crate) how: How,
+
+    /// Run this instead of the image's entry point
+    #[arg(long, value_name = "PROGRAM")]
+    pub(crate) entrypoint: Option<OsString>,
 
     /// Return when the command runs, and print the machine's name
     #[arg(short, long)]
@@ -353,44 +417,16 @@ pub(crate) struct Run {
     #[arg(long)]
     pub(crate) rm: bool,
 
-    /// Keep what the guest writes under this name, for the next run with it and the same image
-    #[arg(long, value_name = "NAME")]
-    pub(crate) name: Option<Name>,
-
-    /// Start the image's own init as process 1: systemd, or an absolute path
-    #[arg(long, value_name = "INIT")]
-    pub(crate) init: Option<Init>,
-
-    /// Run this instead of the image's entry point
-    #[arg(long, value_name = "PROGRAM")]
-    pub(crate) entrypoint: Option<OsString>,
-
-    #[command(flatten)]
-    pub(crate) pull: PullOptions,
-
-    /// Host name of the guest
-    #[arg(long, value_name = "NAME")]
-    pub(crate) hostname: Option<Hostname>,
-
     /// End the machine after this long, as in 30s or 5m
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub(crate) timeout: Option<Duration>,
 
-    /// How the guest is connected: none, user or tap=NAME, with settings after commas
-    #[arg(long, value_name = "NETWORK", default_value = "user")]
-    pub(crate) network: Network,
-
-    /// Lead ports of the host to the guest
-    #[arg(short, long, value_name = "[[ADDRESS:]HOST:]GUEST[/udp]")]
-    pub(crate) publish: Vec<Publish>,
+    #[command(flatten)]
+    pub(crate) pull: PullOptions,
 
     /// Write what the guest sends and receives to a file for Wireshark
     #[arg(long, value_name = "FILE")]
     pub(crate) pcap: Option<PathBuf>,
-
-    /// A kernel file, ELF or bzImage with its drivers built in, instead of the distribution's
-    #[arg(long, value_name = "FILE")]
-    pub(crate) kernel: Option<PathBuf>,
 
     /// Show the guest's serial console on standard error
     #[arg(long)]
@@ -403,26 +439,128 @@ pub(crate) struct Run {
     /// Print on standard error what the machine's processes cost, and the VMM's exits by reason
     #[arg(long)]
     pub(crate) stats: bool,
+}
 
-    /// host, busybox, a directory (with a leading / or ./), a name as in debian:bookworm, oci:DIR,
-    /// oci-archive:FILE or docker-archive:FILE
-    pub(crate) image: Image,
+const UP_HELP: &str = "\
+A machine in a file has the words of `crumble run`:
+  image = \"debian:bookworm\"
+  command = [\"python3\", \"-m\", \"http.server\", \"80\"]
+  cpus = 2
+  memory = \"1G\"
+  publish = [\"8080:80\"]
+  env = { LANG = \"C.UTF-8\" }
+  [[share]]
+  host = \"src\"
+  guest = \"/src\"
+  read-only = true
+  [[disk]]
+  path = \"data.img\"
+  [[device]]
+  kind = \"rng\"
+  socket = \"/run/rng.sock\"
+and entrypoint, workdir, user, network, kernel, hostname, init, name. Paths are relative to the file.
+`crumble validate` says what is wrong with one, `crumble validate --schema` is for editors.";
 
-    /// The command and its arguments; the image's, or a shell, if there is none
+/// Which file's machine to run, and how.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = UP_HELP)]
+pub(crate) struct Up {
+    #[command(flatten)]
+    life: Life,
+
+    /// The file
+    file: PathBuf,
+
+    /// The command and its arguments, instead of the file's
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    command: Vec<OsString>,
+}
+
+/// A machine, what runs in it, and how.
+#[derive(Debug, Clone)]
+pub(crate) struct Task {
+    pub(crate) spec: MachineSpec,
+    /// The machine's, also if nothing is kept under it.
+    pub(crate) name: Option<Name>,
+    pub(crate) life: Life,
     pub(crate) command: Vec<OsString>,
 }
 
-impl Run {
-    /// The name under which what the guest writes is kept. A detached machine has a name in any case,
-    /// and keeps what there is to be kept: what is written over an image.
-    pub(crate) fn kept(&self) -> Option<&Name> {
+impl Task {
+    fn new(mut spec: MachineSpec, life: Life, command: Vec<OsString>) -> Self {
+        let name = spec.name.take();
+        // A detached machine has a name in any case, and keeps what there is to be kept: what is
+        // written over an image.
         let is_image = !matches!(
-            self.image,
+            spec.image,
             Image::Host | Image::Busybox | Image::Directory(_)
         );
-        let name = self.name.as_ref();
-        name.filter(|_| !self.rm && (is_image || !self.detach))
+        let keeps = !life.rm && (is_image || !life.detach);
+        spec.name = name.clone().filter(|_| keeps);
+        Self {
+            spec,
+            name,
+            life,
+            command,
+        }
+    }
+}
+
+impl Run {
+    /// As with `--detach`.
+    pub(crate) fn detach(&mut self) {
+        self.life.detach = true;
+    }
+}
+
+impl Up {
+    /// As with `--detach`.
+    pub(crate) fn detach(&mut self) {
+        self.life.detach = true;
+    }
+}
+
+impl From<Run> for Task {
+    fn from(run: Run) -> Self {
+        let machine = run.machine;
+        let spec = MachineSpec {
+            cpus: machine.cpus,
+            memory: machine.memory,
+            shares: machine.shares,
+            disks: machine.disks,
+            external: machine.external,
+            network: machine.network,
+            publish: machine.publish,
+            kernel: machine.kernel,
+            hostname: machine.hostname.unwrap_or_default(),
+            init: machine.init,
+            name: machine.name,
+            image: run.image,
+        };
+        Self::new(spec, run.life, run.command)
+    }
+}
+
+impl TryFrom<Up> for Task {
+    type Error = machine_file::Error;
+
+    fn try_from(up: Up) -> Result<Self, machine_file::Error> {
+        let file = MachineFile::read(&up.file)?;
+        let mut life = up.life;
+        let variables = file
+            .env
+            .iter()
+            .map(|(key, value)| format!("{key}={value}").into());
+        // The last one counts.
+        life.how.env = variables.chain(life.how.env).collect();
+        life.how.workdir = life.how.workdir.or(file.workdir);
+        life.how.user = life.how.user.or(file.user);
+        life.entrypoint = life.entrypoint.or(file.entrypoint.map(OsString::from));
+        let command = match up.command.is_empty() {
+            true => file.command.into_iter().map(OsString::from).collect(),
+            false => up.command,
+        };
+        Ok(Self::new(file.spec, life, command))
     }
 }
 

@@ -2,8 +2,10 @@
 
 use std::{
     env,
+    fmt::Display,
     fs::{File, OpenOptions},
     io::{self, Write},
+    iter,
     os::unix::fs::OpenOptionsExt,
     process::ExitCode,
     thread,
@@ -16,7 +18,7 @@ use detached::{Directory, Handle, Work};
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 
 use crate::{
-    arguments::{Arguments, Run, Verb},
+    arguments::{Arguments, Task, Verb},
     report::{Failure, system},
     run, signals,
 };
@@ -41,29 +43,34 @@ pub(crate) fn keep(name: &Name) -> Result<ExitCode, Failure> {
     let description = directory.description()?;
     env::set_current_dir(&description.directory)
         .map_err(system("enter the machine's directory"))?;
-    let options = described(description.arguments)?;
+    let task = described(description.arguments)?;
     stop_when_asked(&directory)?;
-    let mut job = Job { options };
-    let restart = job.options.restart;
+    let mut job = Job { task };
+    let restart = job.task.life.restart;
     let ended = detached::keep(&directory, &mut job, restart, || let_go(&directory))?;
-    if job.options.rm {
+    if job.task.life.rm {
         directory.remove()?;
     }
     Ok(ExitCode::from(ended.code))
 }
 
-/// What `crumble run` was given, as it understood that then.
-pub(crate) fn described(arguments: Vec<String>) -> Result<Run, Failure> {
-    let words = ["crumble".to_owned(), "run".to_owned()];
-    match Arguments::try_parse_from(words.into_iter().chain(arguments)) {
-        Ok(Arguments {
-            verb: Verb::Run(run),
-        }) => Ok(Run {
-            detach: true,
-            ..*run
-        }),
-        Ok(_) => Err(Failure::Described("it is no `crumble run`".to_owned())),
-        Err(error) => Err(Failure::Described(error.to_string())),
+/// The command line that described the machine, as it was understood then.
+fn described(arguments: Vec<String>) -> Result<Task, Failure> {
+    let words = iter::once("crumble".to_owned()).chain(arguments);
+    let wrong = |error: &dyn Display| Failure::Described(error.to_string());
+    match Arguments::try_parse_from(words)
+        .map_err(|error| wrong(&error))?
+        .verb
+    {
+        Verb::Run(mut run) | Verb::Create(mut run) => {
+            run.detach();
+            Ok(Task::from(*run))
+        }
+        Verb::Up(mut up) => {
+            up.detach();
+            Ok(Task::try_from(*up)?)
+        }
+        _ => Err(wrong(&"it describes none")),
     }
 }
 
@@ -98,26 +105,26 @@ fn let_go(directory: &Directory) {
 
 /// A described machine.
 struct Job {
-    options: Run,
+    task: Task,
 }
 
 impl Work for Job {
     fn start(&mut self, console: Box<dyn Write + Send>) -> Result<Machine, crumble::Error> {
-        let mut builder = run::builder(&self.options).console(console);
-        if self.options.console {
+        let mut builder = run::builder(&self.task).console(console);
+        if self.task.life.console {
             builder = builder.verbose();
         }
         run::start(builder)
     }
 
     fn command<'m>(&self, machine: &'m Machine) -> Option<Command<'m>> {
-        let options = &self.options;
-        let runs_by_itself = options.command.is_empty() && options.entrypoint.is_none();
-        if options.init.is_some() && runs_by_itself {
+        let task = &self.task;
+        let runs_by_itself = task.command.is_empty() && task.life.entrypoint.is_none();
+        if task.spec.init.is_some() && runs_by_itself {
             return None;
         }
-        let mut command = run::command(options, options.how.tty.then_some(SIZE), machine);
-        if options.how.interactive {
+        let mut command = run::command(task, task.life.how.tty.then_some(SIZE), machine);
+        if task.life.how.interactive {
             // It stays open.
             command.stdin(Stdio::Piped);
         }
@@ -126,7 +133,7 @@ impl Work for Job {
 
     fn config(&self, machine: &Machine) -> Config {
         let mut config = machine.config().clone();
-        let how = &self.options.how;
+        let how = &self.task.life.how;
         let variables = how.env.iter().filter_map(|text| run::variable_of(text));
         for (key, value) in variables {
             let text = (key.into_string(), value.into_string());

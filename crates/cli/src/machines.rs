@@ -21,7 +21,7 @@ use nix::{
 use serde::Serialize;
 
 use crate::{
-    arguments::{Exec, Ps, Run},
+    arguments::{Exec, Ps, Task},
     attend::{Attended, Teller, attend},
     keep,
     report::{Failure, signal_code, signal_name, system},
@@ -29,8 +29,8 @@ use crate::{
 };
 
 /// `crumble run --detach`.
-pub(crate) fn detach(options: &Run) -> Result<ExitCode, Failure> {
-    let directory = describe(options)?;
+pub(crate) fn detach(task: &Task) -> Result<ExitCode, Failure> {
+    let directory = describe(task)?;
     let code = launch(&directory)?;
     match code {
         None => println!("{}", directory.name()),
@@ -41,8 +41,8 @@ pub(crate) fn detach(options: &Run) -> Result<ExitCode, Failure> {
 }
 
 /// `crumble create`.
-pub(crate) fn create(options: &Run) -> Result<ExitCode, Failure> {
-    let directory = describe(options)?;
+pub(crate) fn create(task: &Task) -> Result<ExitCode, Failure> {
+    let directory = describe(task)?;
     println!("{}", directory.name());
     Ok(ExitCode::SUCCESS)
 }
@@ -58,17 +58,17 @@ pub(crate) fn start(names: &[Name]) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Notes what this process was given after `run` or `create`.
-fn describe(options: &Run) -> Result<Directory, Failure> {
-    let words = env::args_os().skip(2);
+/// Notes what this process was given.
+fn describe(task: &Task) -> Result<Directory, Failure> {
+    let words = env::args_os().skip(1);
     let words = words.map(|word| word.into_string().map_err(detached::Error::NotText));
     let description = Description {
-        image: options.image.to_string(),
+        image: task.spec.image.to_string(),
         arguments: words.collect::<Result<_, _>>()?,
         directory: env::current_dir().map_err(system("find the current directory"))?,
         created: SystemTime::now(),
     };
-    let name = match &options.name {
+    let name = match &task.name {
         Some(name) => name.clone(),
         None => unused()?,
     };

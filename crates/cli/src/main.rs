@@ -24,17 +24,23 @@ mod run;
 mod serve;
 mod signals;
 mod terminal;
+mod validate;
 
 use std::{process::ExitCode, time::Duration};
 
 use clap::Parser;
 
-use arguments::{Arguments, Verb};
+use arguments::{Arguments, Task, Verb};
+use report::Failure;
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().verb {
-        Verb::Run(run) => run::run(*run),
-        Verb::Create(options) => machines::create(&options),
+        Verb::Run(run) => run::run(Task::from(*run)),
+        Verb::Up(up) => Task::try_from(*up)
+            .map_err(Failure::from)
+            .and_then(run::run),
+        Verb::Validate { schema, file } => validate::validate(schema, file.as_deref()),
+        Verb::Create(run) => machines::create(&Task::from(*run)),
         Verb::Start { names } => machines::start(&names),
         Verb::Stop { time, names } => machines::stop(&names, Duration::from_secs(time)),
         Verb::Restart { time, names } => machines::restart(&names, Duration::from_secs(time)),

@@ -22,6 +22,9 @@ pub(crate) enum Failure {
     /// A machine that has a keeper.
     #[error(transparent)]
     Detached(#[from] detached::Error),
+    /// The file of a machine.
+    #[error(transparent)]
+    File(#[from] machine_file::Error),
     /// A description that makes no sense, perhaps to this version.
     #[error("what the machine was created with makes no sense: {0}")]
     Described(String),

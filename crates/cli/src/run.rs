@@ -13,7 +13,7 @@ use crumble::{Builder, Command, ExitStatus, Machine, Size, Stdio};
 use indicatif::ProgressBar;
 
 use crate::{
-    arguments::{How, Run},
+    arguments::{How, Task},
     attend::{Attended, Teller, attend},
     bars::Bars,
     machines, measure,
@@ -33,29 +33,29 @@ struct Ran {
 /// The machine is started, and its command waited for, on a thread beside this one, so that
 /// signals and the time limit are heeded at any moment. Whenever this returns the process ends,
 /// and the kernel ends with it what is left of the machine.
-pub(crate) fn run(options: Run) -> Result<ExitCode, Failure> {
-    if options.detach {
-        return machines::detach(&options);
+pub(crate) fn run(task: Task) -> Result<ExitCode, Failure> {
+    if task.life.detach {
+        return machines::detach(&task);
     }
     let began = Instant::now();
-    let deadline = options.timeout.and_then(|limit| began.checked_add(limit));
-    let size = size(&options.how)?;
+    let deadline = task.life.timeout.and_then(|limit| began.checked_add(limit));
+    let size = size(&task.life.how)?;
     let worker = {
-        let options = options.clone();
-        move |tell: &Teller<Ran>| work(&options, size, tell)
+        let task = task.clone();
+        move |tell: &Teller<Ran>| work(&task, size, tell)
     };
-    match attend(deadline, options.how.tty, worker)? {
+    match attend(deadline, task.life.how.tty, worker)? {
         Attended::Signalled(signal) => {
             eprintln!("crumble: ended by {}", signal_name(signal));
             Ok(ExitCode::from(signal_code(signal)))
         }
         Attended::TimedOut => {
-            let limit = options.timeout.unwrap_or_default();
+            let limit = task.life.timeout.unwrap_or_default();
             Err(Failure::Timeout(humantime::format_duration(limit)))
         }
         Attended::Done(ran) => {
-            let teardown = finish(&options, &ran)?;
-            if options.timings {
+            let teardown = finish(&task, &ran)?;
+            if task.life.timings {
                 measure::timings(&ran.machine, ran.took, teardown);
             }
             Ok(ExitCode::from(ran.status.exit_code()))
@@ -70,14 +70,14 @@ pub(crate) fn size(how: &How) -> Result<Option<Size>, Failure> {
 }
 
 /// Starts the machine and its command, and waits for the command.
-fn work(options: &Run, size: Option<Size>, tell: &Teller<Ran>) -> Result<Ran, Failure> {
-    let mut builder = builder(options);
-    if options.console {
+fn work(task: &Task, size: Option<Size>, tell: &Teller<Ran>) -> Result<Ran, Failure> {
+    let mut builder = builder(task);
+    if task.life.console {
         builder = builder.console(io::stderr()).verbose();
     }
     let machine = start(builder)?;
     let began = Instant::now();
-    let mut child = command(options, size, &machine).spawn()?;
+    let mut child = command(task, size, &machine).spawn()?;
     tell.running(child.remote()?);
     let status = child.wait()?;
     Ok(Ran {
@@ -88,40 +88,12 @@ fn work(options: &Run, size: Option<Size>, tell: &Teller<Ran>) -> Result<Ran, Fa
 }
 
 /// The machine that is described.
-pub(crate) fn builder(options: &Run) -> Builder {
-    let mut builder = Machine::builder(options.image.clone())
-        .cpus(options.cpus)
-        .memory(options.memory)
-        .network(options.network.clone())
-        .pull(options.pull.pull());
-    for disk in &options.disks {
-        builder = builder.disk(disk.clone());
+pub(crate) fn builder(task: &Task) -> Builder {
+    let builder = Machine::described(task.spec.clone()).pull(task.life.pull.pull());
+    match &task.life.pcap {
+        Some(file) => builder.pcap(file),
+        None => builder,
     }
-    for device in &options.external {
-        builder = builder.device(device.clone());
-    }
-    for share in &options.shares {
-        builder = builder.share(share.clone());
-    }
-    for ports in &options.publish {
-        builder = builder.publish(*ports);
-    }
-    if let Some(file) = &options.pcap {
-        builder = builder.pcap(file);
-    }
-    if let Some(kernel) = &options.kernel {
-        builder = builder.kernel(kernel);
-    }
-    if let Some(hostname) = &options.hostname {
-        builder = builder.hostname(hostname.clone());
-    }
-    if let Some(name) = options.kept() {
-        builder = builder.name(name.clone());
-    }
-    if let Some(init) = &options.init {
-        builder = builder.init(init.clone());
-    }
-    builder
 }
 
 /// Starts a machine, showing how that goes.
@@ -159,16 +131,16 @@ fn progress(spinner: &ProgressBar, text: &str) {
 }
 
 /// What is run in it.
-pub(crate) fn command<'m>(options: &Run, size: Option<Size>, machine: &'m Machine) -> Command<'m> {
-    let mut command = match &options.entrypoint {
+pub(crate) fn command<'m>(task: &Task, size: Option<Size>, machine: &'m Machine) -> Command<'m> {
+    let mut command = match &task.life.entrypoint {
         Some(program) => {
             let mut command = machine.command(program);
-            command.args(&options.command);
+            command.args(&task.command);
             command
         }
-        None => machine.main(&options.command),
+        None => machine.main(&task.command),
     };
-    apply(&options.how, size, &mut command);
+    apply(&task.life.how, size, &mut command);
     command
 }
 
@@ -213,8 +185,8 @@ pub(crate) fn variable_of(text: &OsStr) -> Option<(OsString, OsString)> {
 }
 
 /// Ends the machine in good order, and tells how long that took.
-fn finish(options: &Run, ran: &Ran) -> Result<Duration, Failure> {
-    if options.stats {
+fn finish(task: &Task, ran: &Ran) -> Result<Duration, Failure> {
+    if task.life.stats {
         measure::stats(&ran.machine)?;
     }
     let began = Instant::now();
@@ -229,12 +201,12 @@ mod tests {
     use super::*;
     use crate::arguments::{Arguments, Verb};
 
-    fn parse(line: &str) -> Result<Run, clap::Error> {
+    fn parse(line: &str) -> Result<Task, clap::Error> {
         let words = ["crumble", "run"]
             .into_iter()
             .chain(line.split_whitespace());
         match Arguments::try_parse_from(words)?.verb {
-            Verb::Run(run) => Ok(*run),
+            Verb::Run(run) => Ok(Task::from(*run)),
             _ => panic!("not a run"),
         }
     }
@@ -245,18 +217,21 @@ mod tests {
             assert_eq!(parse(line).unwrap().command, ["ls", "-l", "--all"]);
         }
         let run = parse("-it --cpus 2 -m 1G -v /a:/b:ro busybox").unwrap();
-        assert!(run.how.interactive && run.how.tty && run.command.is_empty());
-        assert_eq!((run.cpus.get(), run.memory.bytes()), (2, 1 << 30));
+        assert!(run.life.how.interactive && run.life.how.tty && run.command.is_empty());
+        assert_eq!((run.spec.cpus.get(), run.spec.memory.bytes()), (2, 1 << 30));
     }
 
     #[test]
     fn a_network_is_there_unless_there_is_to_be_none() {
-        assert_eq!(parse("host").unwrap().network, crumble::Network::default());
+        assert_eq!(
+            parse("host").unwrap().spec.network,
+            crumble::Network::default()
+        );
         let run = parse("--network none host").unwrap();
-        assert_eq!(run.network, crumble::Network::None);
+        assert_eq!(run.spec.network, crumble::Network::None);
         let run = parse("-p 8080:80 --publish 0:53/udp host").unwrap();
-        assert_eq!(run.publish.len(), 2);
-        assert!(run.publish[1].udp && run.publish[1].host == 0);
+        assert_eq!(run.spec.publish.len(), 2);
+        assert!(run.spec.publish[1].udp && run.spec.publish[1].host == 0);
     }
 
     #[test]

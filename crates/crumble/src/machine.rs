@@ -276,8 +276,14 @@ impl Machine {
     /// Begins the description of a machine that runs `image`.
     #[must_use]
     pub fn builder(image: Image) -> Builder {
+        Self::described(MachineSpec::new(image))
+    }
+
+    /// Goes on with a description.
+    #[must_use]
+    pub fn described(spec: MachineSpec) -> Builder {
         Builder {
-            spec: MachineSpec::new(image),
+            spec,
             extras: Extras {
                 console: None,
                 verbose: false,

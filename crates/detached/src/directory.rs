@@ -22,7 +22,7 @@ use crate::{Error, file, place};
 pub struct Description {
     /// What it runs, for people.
     pub image: String,
-    /// What `crumble run` was given.
+    /// What `crumble` was given.
     pub arguments: Vec<String>,
     /// Where it was, to which paths in the arguments are relative.
     pub directory: PathBuf,

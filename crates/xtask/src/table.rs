@@ -31,6 +31,7 @@ pub(crate) const HOUSE: &[Row] = &[
     // Words.
     row("spec", 0, &[], &[]),
     row("wire", 0, &[], &[]),
+    row("machine-file", 0, &["spec"], &[]),
     row("policy-table", 0, &[], &[]),
     row("policy", 0, &["policy-table"], &[]),
     row("handoff", 0, &["wire"], &[]),
@@ -129,7 +130,12 @@ pub(crate) const HOUSE: &[Row] = &[
     ),
     row("detached", 3, &["crumble"], &[]),
     // People.
-    row("cli", 4, &["crumble", "detached", "inspect"], &["policy"]),
+    row(
+        "cli",
+        4,
+        &["crumble", "detached", "inspect", "machine-file"],
+        &["policy"],
+    ),
     row(
         "crumble-jailer",
         4,

@@ -1,0 +1,214 @@
+//! The file's keys.
+
+use std::{borrow::Cow, collections::BTreeMap, fmt::Display, path::PathBuf, str::FromStr};
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, de::Error};
+use spec::{
+    Cpus, Disk, External, Hostname, Image, Init, MachineSpec, Memory, Name, Network, Publish, Share,
+};
+
+use crate::MachineFile;
+
+/// A machine of CrumbleCracker. Paths are relative to this file.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Table {
+    /// host, busybox, a directory with a leading / or ./, a name as in debian:bookworm, oci:DIR,
+    /// oci-archive:FILE or docker-archive:FILE.
+    image: Text<Image>,
+    /// What runs instead of the image's entry point.
+    entrypoint: Option<String>,
+    /// The command and its arguments; the image's if there are none.
+    #[serde(default)]
+    command: Vec<String>,
+    /// Variables of its environment.
+    #[serde(default)]
+    env: BTreeMap<String, String>,
+    /// Its working directory in the guest.
+    workdir: Option<PathBuf>,
+    /// USER[:GROUP] in the guest, by name or number.
+    user: Option<String>,
+    /// Number of virtual CPUs, 1 to 254.
+    #[serde(default, deserialize_with = "cpus")]
+    #[schemars(range(min = 1, max = 254))]
+    cpus: Option<u8>,
+    /// Memory of the guest, as in 512M or 2G.
+    memory: Option<Text<Memory>>,
+    /// none, user or tap=NAME, with settings after commas.
+    network: Option<Text<Network>>,
+    /// Ports of the host that lead to the guest: [[ADDRESS:]HOST:]GUEST[/udp].
+    #[serde(default)]
+    publish: Vec<Text<Publish>>,
+    /// A kernel file, ELF or bzImage with its drivers built in, instead of the distribution's.
+    kernel: Option<PathBuf>,
+    /// Host name of the guest.
+    hostname: Option<Text<Hostname>>,
+    /// The image's own init as process 1: systemd, or an absolute path.
+    init: Option<Text<Init>>,
+    /// What the guest writes is kept under this name.
+    name: Option<Text<Name>>,
+    /// Directories of the host that the guest sees.
+    #[serde(default)]
+    share: Vec<ShareTable>,
+    /// Files of the host that are disks of the guest: /dev/vda and so on, in this order.
+    #[serde(default)]
+    disk: Vec<DiskTable>,
+    /// Devices whose vhost-user back ends are other programs'.
+    #[serde(default)]
+    device: Vec<DeviceTable>,
+}
+
+impl Table {
+    pub(crate) fn into_file(self) -> MachineFile {
+        let default = MachineSpec::new(self.image.0);
+        let spec = MachineSpec {
+            cpus: self
+                .cpus
+                .and_then(|number| number.try_into().ok())
+                .unwrap_or(default.cpus),
+            memory: self.memory.map_or(default.memory, Text::into_inner),
+            shares: self.share.into_iter().map(|share| share.0).collect(),
+            disks: self.disk.into_iter().map(DiskTable::into_disk).collect(),
+            external: self.device.into_iter().map(|device| device.0).collect(),
+            network: self.network.map_or(default.network, Text::into_inner),
+            publish: self.publish.into_iter().map(Text::into_inner).collect(),
+            kernel: self.kernel,
+            hostname: self.hostname.map_or(default.hostname, Text::into_inner),
+            init: self.init.map(Text::into_inner),
+            name: self.name.map(Text::into_inner),
+            image: default.image,
+        };
+        MachineFile {
+            spec,
+            entrypoint: self.entrypoint,
+            command: self.command,
+            env: self.env.into_iter().collect(),
+            workdir: self.workdir,
+            user: self.user,
+        }
+    }
+}
+
+/// The number is checked where it stands.
+fn cpus<'d, D: Deserializer<'d>>(from: D) -> Result<Option<u8>, D::Error> {
+    let number = u8::deserialize(from)?;
+    let checked = Cpus::try_from(number).map_err(D::Error::custom)?;
+    Ok(Some(checked.get()))
+}
+
+/// What `crumble run` takes as a word.
+#[derive(Debug)]
+struct Text<T>(T);
+
+impl<T> Text<T> {
+    fn into_inner(self) -> T {
+        self.0
+    }
+}
+
+impl<'d, T: FromStr<Err: Display>> Deserialize<'d> for Text<T> {
+    fn deserialize<D: Deserializer<'d>>(from: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(from)?;
+        text.parse().map(Self).map_err(D::Error::custom)
+    }
+}
+
+impl<T> JsonSchema for Text<T> {
+    fn schema_name() -> Cow<'static, str> {
+        "string".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string" })
+    }
+}
+
+/// A directory of the host that the guest sees.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct ShareKeys {
+    /// The directory of the host.
+    host: String,
+    /// The absolute path in the guest.
+    guest: String,
+    /// The guest may not write.
+    #[serde(default)]
+    read_only: bool,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(try_from = "ShareKeys")]
+#[schemars(with = "ShareKeys")]
+struct ShareTable(Share);
+
+impl TryFrom<ShareKeys> for ShareTable {
+    type Error = spec::Error;
+
+    fn try_from(keys: ShareKeys) -> Result<Self, spec::Error> {
+        let mode = if keys.read_only { "ro" } else { "rw" };
+        let share: Share = format!("{}:{}:{mode}", "host", keys.guest).parse()?;
+        let host = keys.host.into();
+        Ok(Self(Share { host, ..share }))
+    }
+}
+
+/// A file of the host that is a disk of the guest.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct DiskTable {
+    /// The file, of a multiple of 512 bytes.
+    path: PathBuf,
+    /// The guest may not write.
+    #[serde(default)]
+    read_only: bool,
+}
+
+impl DiskTable {
+    fn into_disk(self) -> Disk {
+        Disk {
+            path: self.path,
+            read_only: self.read_only,
+        }
+    }
+}
+
+/// A device whose vhost-user back end listens on a socket.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct DeviceKeys {
+    /// net, block, console, rng, scsi, gpu, input, crypto, sound, fs, i2c, can, gpio, or a virtio device
+    /// id.
+    kind: String,
+    /// Where its back end listens.
+    socket: PathBuf,
+    /// How many queues it has.
+    queues: Option<u16>,
+    /// The size of each, a power of two.
+    size: Option<u16>,
+    /// What the guest calls a file system.
+    tag: Option<String>,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(try_from = "DeviceKeys")]
+#[schemars(with = "DeviceKeys")]
+struct DeviceTable(External);
+
+impl TryFrom<DeviceKeys> for DeviceTable {
+    type Error = spec::Error;
+
+    fn try_from(keys: DeviceKeys) -> Result<Self, spec::Error> {
+        let mut words = vec![keys.kind, "socket=of-its-own".to_owned()];
+        words.extend(keys.queues.map(|count| format!("queues={count}")));
+        words.extend(keys.size.map(|size| format!("size={size}")));
+        words.extend(keys.tag.map(|tag| format!("tag={tag}")));
+        let device: External = words.join(",").parse()?;
+        let socket = keys.socket;
+        Ok(Self(External { socket, ..device }))
+    }
+}
