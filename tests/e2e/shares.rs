@@ -37,7 +37,9 @@ fn two_thousand_files_are_read_and_written() {
         fs::write(input.join(format!("{number}")), format!("file {number}\n")).unwrap();
     }
     // One process that reads each file and writes it under another name.
-    let script = "mkdir out && cd in && cp -r . ../out && ls | wc -l";
+    // Then all are removed while they are listed, on a host's file system that counts names.
+    let script = "mkdir out && cd in && cp -r . ../out && ls | wc -l && cd .. && \
+        perl -e 'opendir D, \"in\"; while ($_ = readdir D) { unlink \"in/$_\" } rmdir \"in\" or die $!'";
     assert_eq!(
         stdout(&in_share(&share(&directory, ""), script)).trim(),
         "2000"
@@ -47,6 +49,7 @@ fn two_thousand_files_are_read_and_written() {
         let text = fs::read_to_string(output.join(format!("{number}"))).unwrap();
         assert_eq!(text, format!("file {number}\n"));
     }
+    assert!(!input.exists());
 }
 
 fn owners_and_modes_are_kept() {

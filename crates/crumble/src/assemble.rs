@@ -350,6 +350,8 @@ pub(crate) fn fs_device(
         xattr: true,
         // Overlayfs refuses directories on which another file system is mounted.
         submounts: tag != ROOT_TAG,
+        // To ask for lists that a root's files do not have is a request for each of them.
+        acl: tag != ROOT_TAG,
         ids: host::ids(read_only),
     };
     Ok(Device::fs(&config, fd).map_err(supervisor::Error::from)?)

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::time::Duration;
 
-use virtiofsd::passthrough::{self, CachePolicy};
+use virtiofsd::passthrough::{self, CachePolicy, NegotiationMode};
 use virtiofsd::soft_idmap::cmdline::IdMap;
 use wire::fs::{Cache, Config, Ids};
 
@@ -76,6 +76,11 @@ pub(crate) fn passthrough(
         root_dir: ".".to_owned(),
         xattr: config.xattr,
         proc_sfd_rawfd: Some(proc_self_fd),
+        posix_acl: if config.acl && config.ids == Ids::Same {
+            NegotiationMode::Auto
+        } else {
+            NegotiationMode::Never
+        },
         announce_submounts: config.submounts,
         // Attributes that may not be kept are not worth fetching with the names.
         readdirplus: config.cache != Cache::Never,
@@ -128,6 +133,7 @@ mod tests {
             threads: 0,
             xattr: true,
             submounts: true,
+            acl: true,
             ids: Ids::Same,
         }
     }

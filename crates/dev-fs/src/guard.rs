@@ -21,12 +21,15 @@ use virtiofsd::fuse;
 use virtiofsd::soft_idmap::Id;
 use wire::fs::Owner;
 
+use crate::listing::{Listing, Listings};
+
 /// A file system whose requests are checked before `inner` sees them.
 pub(crate) struct Guard<F: FileSystem> {
     inner: F,
     /// The inodes that were looked up under the names of [`Rules::closed`]. Numbers are not used
     /// twice, so one that the guest has forgotten does no harm.
     closed: RwLock<BTreeSet<u64>>,
+    listings: Listings,
     rules: Rules,
 }
 
@@ -62,6 +65,7 @@ impl<F: FileSystem<Inode = u64>> Guard<F> {
         Self {
             inner,
             closed: RwLock::default(),
+            listings: Listings::default(),
             rules,
         }
     }
@@ -146,7 +150,29 @@ macro_rules! check_new {
 impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Guard<F> {
     type Inode = u64;
     type Handle = u64;
-    type DirIter = F::DirIter;
+    type DirIter = Listing;
+
+    fn readdir(
+        &self,
+        ctx: Context,
+        inode: u64,
+        handle: u64,
+        size: u32,
+        offset: u64,
+    ) -> io::Result<Listing> {
+        if offset != 0
+            && let Some(rest) = self.listings.after(handle, offset)
+        {
+            return Ok(rest);
+        }
+        let read = self.inner.readdir(ctx, inode, handle, size, offset)?;
+        Ok(self.listings.read(handle, read))
+    }
+
+    fn releasedir(&self, ctx: Context, inode: u64, flags: u32, handle: u64) -> io::Result<()> {
+        self.listings.forget(handle);
+        self.inner.releasedir(ctx, inode, flags, handle)
+    }
 
     fn lookup(&self, ctx: Context, parent: u64, name: &CStr) -> io::Result<Entry> {
         if !is_entry_name(name) {
@@ -265,9 +291,7 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Guard<F> {
         fn getxattr(&self, ctx: Context, inode: u64, name: &CStr, size: u32) -> io::Result<GetxattrReply>;
         fn listxattr(&self, ctx: Context, inode: u64, size: u32) -> io::Result<ListxattrReply>;
         fn removexattr(&self, ctx: Context, inode: u64, name: &CStr) -> io::Result<()>;
-        fn readdir(&self, ctx: Context, inode: u64, handle: u64, size: u32, offset: u64) -> io::Result<Self::DirIter>;
         fn fsyncdir(&self, ctx: Context, inode: u64, datasync: bool, handle: u64) -> io::Result<()>;
-        fn releasedir(&self, ctx: Context, inode: u64, flags: u32, handle: u64) -> io::Result<()>;
         fn access(&self, ctx: Context, inode: u64, mask: u32) -> io::Result<()>;
         fn lseek(&self, ctx: Context, inode: u64, handle: u64, offset: u64, whence: u32) -> io::Result<u64>;
         fn copyfilerange(&self, ctx: Context, inode_in: u64, handle_in: u64, offset_in: u64, inode_out: u64, handle_out: u64, offset_out: u64, length: u64, flags: u64) -> io::Result<usize>;

@@ -18,6 +18,7 @@ mod config;
 mod device;
 mod fatal;
 mod guard;
+mod listing;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};

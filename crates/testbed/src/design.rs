@@ -22,6 +22,8 @@ const MODULES: &[&str] = &[
     "virtio_net",
     // Network devices for the machines in it.
     "tun",
+    // A disk's file system in a file, for tests that want one which is not in memory.
+    "loop",
     // The kernel's own, beside which ours are measured.
     "vhost_net",
 ];

@@ -23,6 +23,9 @@ pub struct Config {
     pub threads: u8,
     /// Pass extended attributes through.
     pub xattr: bool,
+    /// Files have access control lists (acl(5)), which the guest heeds. Only with [`Ids::Same`]: they
+    /// name users by numbers.
+    pub acl: bool,
     /// Tell the guest where another file system is mounted below the directory, so that it
     /// presents each as a device of its own and no two files share device and inode number. Not
     /// for a directory that the guest puts under overlayfs, which refuses such places.

@@ -56,6 +56,10 @@ const BASES: &[Base] = &[
         contents: Contents::Debian(&["dbus", "libpam-systemd", "systemd-sysv", "udev"]),
     },
     Base {
+        name: "crumble.test/debian:12-fio",
+        contents: Contents::Debian(&["fio"]),
+    },
+    Base {
         name: "crumble.test/debian:12-programs",
         contents: Contents::Debian(&[
             "acl",

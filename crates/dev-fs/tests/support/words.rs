@@ -13,6 +13,7 @@ pub(crate) fn config(words: &str) -> Config {
         threads: 0,
         xattr: true,
         submounts: false,
+        acl: false,
         ids: Ids::Same,
     };
     for word in words.split(',').filter(|word| !word.is_empty()) {

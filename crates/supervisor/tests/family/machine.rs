@@ -162,6 +162,7 @@ fn share() -> Device {
         threads: 0,
         xattr: false,
         submounts: false,
+        acl: false,
         ids: wire::fs::Ids::Same,
     };
     Device::fs(&config, null()).unwrap()
