@@ -5,7 +5,9 @@
 
 mod boot;
 mod cost;
+mod files;
 pub(crate) mod network;
+mod rival;
 mod series;
 mod traffic;
 
@@ -36,9 +38,17 @@ pub(crate) enum Table {
     Cost,
     /// The network, beside QEMU's. Needs root: it makes TAP devices.
     Network,
+    /// Files of a share, beside QEMU's with virtiofsd. Needs root: it mounts a file system.
+    Files,
 }
 
-const ALL: [Table; 4] = [Table::Boot, Table::Traffic, Table::Cost, Table::Network];
+const ALL: [Table; 5] = [
+    Table::Boot,
+    Table::Traffic,
+    Table::Cost,
+    Table::Network,
+    Table::Files,
+];
 
 /// A kernel to measure with, and what it is called in the tables.
 #[derive(Debug)]
@@ -80,6 +90,9 @@ pub(crate) fn bench(mut plan: Plan) -> Result {
     if plan.tables.contains(&Table::Network) {
         setup::for_programs(&network::PROGRAMS)?;
     }
+    if plan.tables.contains(&Table::Files) {
+        setup::for_programs(&files::PROGRAMS)?;
+    }
     let place = Place::ready()?;
     if place.testbed.is_none() {
         return measure(&plan, &place.bin_dir);
@@ -99,6 +112,7 @@ impl Table {
             Self::Traffic => "traffic",
             Self::Cost => "cost",
             Self::Network => "network",
+            Self::Files => "files",
         }
     }
 }
@@ -111,6 +125,7 @@ fn measure(plan: &Plan, bin_dir: &Path) -> Result {
             Table::Traffic => traffic::print(bin_dir, plan.round_trips)?,
             Table::Cost => cost::print(&guests, bin_dir)?,
             Table::Network => network::print(plan.runs, bin_dir)?,
+            Table::Files => files::print(plan.runs, bin_dir)?,
         }
     }
     Ok(0)

@@ -15,7 +15,7 @@ use self::{
     host::{Directory, Host},
     rival::Rival,
 };
-use super::traffic::difference;
+use super::{series::Numbers, traffic::difference};
 use crate::error::{Error, Result};
 
 /// What runs in the guests and on the host, and the Debian package of each.
@@ -71,29 +71,6 @@ const MEASURES: [Measure; 5] = [
     },
 ];
 
-/// Numbers that should be equal.
-#[derive(Debug, Default, Clone)]
-struct Numbers(Vec<f64>);
-
-impl Numbers {
-    fn add(&mut self, number: f64) {
-        self.0.push(number);
-        self.0.sort_unstable_by(f64::total_cmp);
-    }
-
-    /// The middle one, the upper of two; zero if there is none.
-    fn median(&self) -> f64 {
-        self.0.get(self.0.len() / 2).copied().unwrap_or_default()
-    }
-
-    /// `median (least .. greatest)`.
-    fn show(&self) -> String {
-        let ends = self.0.first().zip(self.0.last());
-        let (least, greatest) = ends.unwrap_or((&0.0, &0.0));
-        format!("{:.0} ({least:.0} .. {greatest:.0})", self.median())
-    }
-}
-
 /// Of each rival, in [`MEASURES`]' order: its numbers, and exits to its VMM if it is ours.
 #[derive(Debug, Default)]
 struct Results {
@@ -111,14 +88,14 @@ pub(crate) fn print(runs: u32, bin_dir: &Path) -> Result<()> {
     for round in 0..=runs {
         for (index, measure) in MEASURES.iter().enumerate() {
             for (rival, result) in rivals.iter().zip(&mut results) {
-                let before = rival.stats()?;
+                let before = rival.machine.stats()?;
                 let number = (measure.take)(rival)?;
                 eprintln!(
                     "round {round}: {}, {}: {number:.0} {}",
                     rival.name, measure.name, measure.unit
                 );
                 let exits = before
-                    .zip(rival.stats()?)
+                    .zip(rival.machine.stats()?)
                     .map(|(b, a)| difference(&b, &a).0);
                 if round > 0 {
                     result.add(index, number, exits);
@@ -183,7 +160,7 @@ fn print_exits(rivals: &[Rival], results: &[Results], runs: u32) {
         rivals
             .iter()
             .zip(results)
-            .filter(|(rival, _)| rival.is_ours())
+            .filter(|(rival, _)| rival.machine.is_ours())
     };
     let names: Vec<_> = ours().map(|(rival, _)| rival.name).collect();
     println!("| | {} |", names.join(" | "));
@@ -204,7 +181,9 @@ fn bulk(rival: &Rival, more: &[&str]) -> Result<f64> {
         "iperf3", "--client", &host, "--port", &port, "--time", SECONDS,
     ];
     let always = ["--congestion", "reno", "--json"];
-    let said = rival.run(&[&arguments[..], &always, more].concat())?;
+    let said = rival
+        .machine
+        .run(&[&arguments[..], &always, more].concat())?;
     let bits = serde_json::from_str(&said).ok().and_then(|report: Report| {
         let sum = report.end.get("sum_received")?;
         sum.get("bits_per_second")?.as_f64()
@@ -220,7 +199,9 @@ struct Report {
 
 fn round_trip(rival: &Rival) -> Result<f64> {
     let server = format!("{}:{ECHO}", rival.host);
-    let said = rival.run(&[&rival.peer, "peer", &server, SECONDS])?;
+    let said = rival
+        .machine
+        .run(&[&rival.peer, "peer", &server, SECONDS])?;
     said.trim().parse().map_err(|_| rival.failed(&said))
 }
 
@@ -236,7 +217,9 @@ fn requests(rival: &Rival, more: &[&str]) -> Result<f64> {
         "--duration",
         SECONDS,
     ];
-    let said = rival.run(&[&arguments[..], more, &[&url]].concat())?;
+    let said = rival
+        .machine
+        .run(&[&arguments[..], more, &[&url]].concat())?;
     requests_in(&said).ok_or_else(|| rival.failed(&said))
 }
 

@@ -43,6 +43,44 @@ impl Series {
     }
 }
 
+/// Numbers that should be equal.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Numbers(Vec<f64>);
+
+impl Numbers {
+    pub(crate) fn add(&mut self, number: f64) {
+        self.0.push(number);
+        self.0.sort_unstable_by(f64::total_cmp);
+    }
+
+    /// The middle one, the upper of two; zero if there is none.
+    pub(crate) fn median(&self) -> f64 {
+        self.0.get(self.0.len() / 2).copied().unwrap_or_default()
+    }
+
+    /// `median (least .. greatest)`.
+    pub(crate) fn show(&self) -> String {
+        let ends = self.0.first().zip(self.0.last());
+        let (least, greatest) = ends.unwrap_or((&0.0, &0.0));
+        format!(
+            "{} ({} .. {})",
+            short(self.median()),
+            short(*least),
+            short(*greatest)
+        )
+    }
+}
+
+/// Three digits, or all before the point.
+fn short(number: f64) -> String {
+    match number {
+        ..1.0 => format!("{number:.3}"),
+        1.0..10.0 => format!("{number:.2}"),
+        10.0..100.0 => format!("{number:.1}"),
+        _ => format!("{number:.0}"),
+    }
+}
+
 /// Runs a command that must succeed, and returns how long it took.
 pub(crate) fn timed(command: &mut Command) -> Result<Duration> {
     let begin = Instant::now();

@@ -6,8 +6,7 @@ use std::{
     path::Path,
 };
 
-use crumble::{Machine, Stats};
-use testbed::{Command, Design};
+use testbed::Design;
 use wire::agent::Network;
 
 use super::{
@@ -15,15 +14,12 @@ use super::{
     host::{Directory, Host, PREFIX, TAPS, make_private},
 };
 use crate::{
-    bench::traffic,
+    bench::{
+        rival::{self as bench, MEMORY},
+        traffic,
+    },
     error::{Result, file},
 };
-
-/// Memory of each, in MiB.
-const MEMORY: u64 = 512;
-
-/// More than anything takes that is run in them, in seconds.
-const LIMIT: &str = "60";
 
 /// What a guest of QEMU knows its interface by.
 const MAC: [u8; 6] = [0x52, 0x54, 0, 0, 0, 1];
@@ -36,13 +32,7 @@ pub(super) struct Rival {
     pub(super) host: Ipv4Addr,
     /// This program, as the guest sees it.
     pub(super) peer: String,
-    kind: Kind,
-}
-
-#[derive(Debug)]
-enum Kind {
-    Ours(Machine),
-    Qemu(testbed::Machine),
+    pub(super) machine: bench::Rival,
 }
 
 /// All of them: QEMU's before ours that does the same.
@@ -52,11 +42,11 @@ pub(super) fn start(bin_dir: &Path, directory: &Directory, _host: &Host) -> Resu
     let program = env::current_exe().map_err(file("find", "this program"))?;
     fs::copy(&program, &peer).map_err(file("write", &peer))?;
     let peer = peer.to_string_lossy().into_owned();
-    let rival = |name, host, kind| Rival {
+    let rival = |name, host, machine| Rival {
         name,
         host,
         peer: peer.clone(),
-        kind,
+        machine,
     };
     let qemu = |name: &str, netdev: &str, network: &Network| {
         eprintln!("starting QEMU, {name}");
@@ -79,20 +69,23 @@ pub(super) fn start(bin_dir: &Path, directory: &Directory, _host: &Host) -> Resu
     ])
 }
 
-fn start_ours(bin_dir: &Path, network: &str) -> Result<Kind> {
+fn start_ours(bin_dir: &Path, network: &str) -> Result<bench::Rival> {
     eprintln!("starting crumble, {network}");
-    let builder = Machine::builder(traffic::parse("host")?)
-        .memory(traffic::parse(&format!("{MEMORY}M"))?)
-        .network(traffic::parse(network)?)
-        .programs(bin_dir);
-    Ok(Kind::Ours(builder.start().map_err(traffic::failed)?))
+    bench::Rival::ours(bin_dir, |builder| {
+        Ok(builder.network(traffic::parse(network)?))
+    })
 }
 
-fn start_qemu(bin_dir: &Path, place: &Path, netdev: &str, network: &Network) -> Result<Kind> {
+fn start_qemu(
+    bin_dir: &Path,
+    place: &Path,
+    netdev: &str,
+    network: &Network,
+) -> Result<bench::Rival> {
     let [a, b, c, d, e, f] = MAC;
     let mac = format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}");
     let device = format!("virtio-net-pci,netdev=n,mac={mac},romfile=");
-    let machine = testbed::Machine::boot(&Design {
+    bench::Rival::qemu(&Design {
         directory: place,
         bin_dir,
         name: "rival",
@@ -104,8 +97,7 @@ fn start_qemu(bin_dir: &Path, place: &Path, netdev: &str, network: &Network) -> 
         qemu: &[
             "-accel", "kvm", "-cpu", "host", "-netdev", netdev, "-device", &device,
         ],
-    });
-    Ok(Kind::Qemu(machine?))
+    })
 }
 
 /// The addresses that slirp has unless it is told others.
@@ -135,46 +127,6 @@ fn next(address: Ipv4Addr) -> Ipv4Addr {
 }
 
 impl Rival {
-    pub(super) const fn is_ours(&self) -> bool {
-        matches!(self.kind, Kind::Ours(_))
-    }
-
-    /// Our VMM's counters.
-    pub(super) fn stats(&self) -> Result<Option<Stats>> {
-        match &self.kind {
-            Kind::Ours(machine) => Ok(Some(machine.stats().map_err(traffic::failed)?)),
-            Kind::Qemu(_) => Ok(None),
-        }
-    }
-
-    /// Runs a command in it that must succeed, and returns what it says.
-    pub(super) fn run(&self, command: &[&str]) -> Result<String> {
-        let command = [&["timeout", LIMIT], command].concat();
-        let (code, stdout, stderr) = match &self.kind {
-            Kind::Ours(machine) => {
-                let (program, arguments) = command.split_first().unwrap_or((&"", &[]));
-                let mut command = machine.command(program);
-                let output = command.args(arguments).output().map_err(traffic::failed)?;
-                let code = output.status.code().unwrap_or(1);
-                (code, output.stdout, output.stderr)
-            }
-            Kind::Qemu(machine) => {
-                let mut command = Command::new(&command);
-                let output = command.current_dir("/").output_from(&machine.agent()?)?;
-                (output.code, output.stdout, output.stderr)
-            }
-        };
-        let said = String::from_utf8_lossy(&stdout).into_owned();
-        if code == 0 {
-            return Ok(said);
-        }
-        let said = format!("{code}: {said}{}", String::from_utf8_lossy(&stderr));
-        Err(failed(
-            &format!("`{}` in {}", command.join(" "), self.name),
-            &said,
-        ))
-    }
-
     /// That what it said is no number.
     pub(super) fn failed(&self, said: &str) -> crate::error::Error {
         failed(self.name, said)
