@@ -3,9 +3,12 @@
 use std::{
     fs,
     os::unix::fs::{MetadataExt, PermissionsExt},
+    process::{Command, Stdio},
 };
 
-use crate::support::{fails, output, stdout, tests};
+use crate::support::{
+    eventually, fails, fails_of, output, programs, stdout, stdout_of, tests, up, waiting,
+};
 
 tests![
     two_thousand_files_are_read_and_written,
@@ -16,6 +19,7 @@ tests![
     nothing_outside_a_share_is_reached,
     the_root_forgets_what_is_written,
     a_share_at_etc_names_the_guest_and_stays_as_it_is,
+    a_volume_is_kept_until_it_is_removed,
 ];
 
 fn share(directory: &tempfile::TempDir, options: &str) -> String {
@@ -169,4 +173,42 @@ fn a_share_at_etc_names_the_guest_and_stays_as_it_is() {
     }
     assert_eq!(fs::read_to_string(&hosts).unwrap(), "192.0.2.1 other");
     assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
+}
+
+fn a_volume_is_kept_until_it_is_removed() {
+    let home = tempfile::tempdir().unwrap();
+    let crumble = |arguments: &[&str]| {
+        let mut command = Command::new(programs().join("crumble"));
+        command.args(arguments).env("XDG_DATA_HOME", home.path());
+        command.stdin(Stdio::null());
+        command
+    };
+    let sh = |volume: &str, script: &str| {
+        let options = ["run", "--network=none", "--volume", volume, "busybox"];
+        crumble(&[&options[..], &["--", "sh", "-c", script]].concat())
+    };
+    stdout_of(sh(
+        "data:/data",
+        "echo kept > /data/file; chown 7:8 /data/file",
+    ));
+    let look = "cat /data/file; stat -c %u:%g /data/file; touch /data/new || echo no";
+    assert_eq!(stdout_of(sh("data:/data:ro", look)), "kept\n7:8\nno\n");
+    assert_eq!(stdout_of(crumble(&["volume", "ls"])), "data\n");
+
+    let machine = up(sh("data:/data", &waiting("")));
+    fails_of(crumble(&["volume", "rm", "data"]), 125, &["data", "in use"]);
+    // Several may have it.
+    assert_eq!(stdout_of(sh("data:/data", "cat /data/file")), "kept\n");
+    let mut machine = machine;
+    machine.kill().unwrap();
+    machine.wait().unwrap();
+    eventually("it is still in use", || {
+        crumble(&["volume", "rm", "data"])
+            .output()
+            .unwrap()
+            .status
+            .success()
+    });
+    assert_eq!(stdout_of(crumble(&["volume", "ls"])), "");
+    fails_of(crumble(&["volume", "rm", "data"]), 125, &["no volume data"]);
 }

@@ -5,7 +5,7 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::styling::Styles};
 use crumble::{
     Cpus, Disk, External, Hostname, Image, Init, Interface, InterfaceAddress, MachineSpec, Memory,
-    Name, Network, Publish, Pull, Reference, Share,
+    Name, Network, Publish, Pull, Reference, Share, Volume,
     image::{Platform, Policy},
 };
 use detached::Restart;
@@ -107,6 +107,9 @@ pub(crate) enum Verb {
         #[arg(required = true)]
         names: Vec<Name>,
     },
+    /// List and remove directories that are kept for guests
+    #[command(subcommand)]
+    Volume(Volumes),
     /// Fetch, list, send and remove images
     #[command(subcommand)]
     Image(Images),
@@ -191,6 +194,19 @@ pub(crate) enum Service {
         /// Lead ports of the host to the guest
         #[arg(short, long, value_name = "[[ADDRESS:]HOST:]GUEST[/udp]")]
         publish: Vec<Publish>,
+    },
+}
+
+/// What to do with volumes.
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum Volumes {
+    /// List them
+    Ls,
+    /// Remove volumes, with all that is in them
+    Rm {
+        /// Their names
+        #[arg(required = true)]
+        names: Vec<Name>,
     },
 }
 
@@ -361,6 +377,10 @@ struct Machine {
     #[arg(short = 'v', long = "share", value_name = "HOST:GUEST[:ro]")]
     shares: Vec<Share>,
 
+    /// A directory that is kept for guests under a name, and made if it is not there; :ro forbids writing
+    #[arg(long = "volume", value_name = "NAME:GUEST[:ro]")]
+    volumes: Vec<Volume>,
+
     /// A file of the host as a disk of the guest, the first as /dev/vda; :ro forbids writing
     #[arg(long = "disk", value_name = "FILE[:ro]")]
     disks: Vec<Disk>,
@@ -527,6 +547,7 @@ impl From<Run> for Task {
             cpus: machine.cpus,
             memory: machine.memory,
             shares: machine.shares,
+            volumes: machine.volumes,
             disks: machine.disks,
             external: machine.external,
             network: machine.network,

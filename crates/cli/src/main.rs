@@ -25,6 +25,7 @@ mod serve;
 mod signals;
 mod terminal;
 mod validate;
+mod volumes;
 
 use std::{process::ExitCode, time::Duration};
 
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
         Verb::Build(options) => build::build(&options),
         Verb::Commit { name, image } => images::commit(&name, &image),
         Verb::Rm { force, names } => machines::remove(&names, force),
+        Verb::Volume(verb) => volumes::volumes(&verb),
         Verb::Image(verb) => images::images(verb),
         Verb::Doctor => Ok(doctor::doctor()),
         Verb::Inspect(options) => inspection::inspect(&options),

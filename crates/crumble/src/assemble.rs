@@ -24,8 +24,8 @@ use wire::{
 };
 
 use crate::{
-    Error, Image, Images, MachineSpec, Published, busybox, disks, external, host, images,
-    kept::Kept, network,
+    Error, Image, Images, MachineSpec, Published, Share, busybox, disks, external, host, images,
+    kept::Kept, network, volumes,
 };
 
 /// What the kernel is told. The serial port is there for its last words, so it says nothing else;
@@ -117,7 +117,13 @@ pub(crate) fn assemble(
         devices.push(device);
         locks.push(lock);
     }
-    let (mut setup, others) = file_systems(spec, root)?;
+    let mut shares = spec.shares.clone();
+    for volume in &spec.volumes {
+        let (share, lock) = volumes::open(volume)?;
+        shares.push(share);
+        locks.push(lock);
+    }
+    let (mut setup, others) = file_systems(spec, &shares, root)?;
     devices.extend(others);
     for (index, beside) in extras.beside.into_iter().enumerate() {
         let (mount, device) = mount(index, beside)?;
@@ -267,10 +273,14 @@ fn layers_root<'p>(
 }
 
 /// What the agent mounts, and the devices that serve it.
-fn file_systems(spec: &MachineSpec, root: RootParts) -> Result<(Setup, Vec<Device>), Error> {
+fn file_systems(
+    spec: &MachineSpec,
+    directories: &[Share],
+    root: RootParts,
+) -> Result<(Setup, Vec<Device>), Error> {
     let mut devices = root.devices;
     let mut shares = Vec::new();
-    for (index, share) in spec.shares.iter().enumerate() {
+    for (index, share) in directories.iter().enumerate() {
         let tag = format!("share{index}");
         devices.push(fs_device(
             &tag,
@@ -291,7 +301,7 @@ fn file_systems(spec: &MachineSpec, root: RootParts) -> Result<(Setup, Vec<Devic
             lower: root.lower,
             upper: root.upper,
         },
-        directories: directories(&root.config),
+        directories: places(&root.config),
         shares,
         mounts: Vec::new(),
         network: None,
@@ -324,7 +334,7 @@ fn mount(index: usize, beside: Beside) -> Result<(Mount, Option<Device>), Error>
 }
 
 /// What an image needs beside what is in its layers.
-fn directories(config: &image::Config) -> Vec<String> {
+fn places(config: &image::Config) -> Vec<String> {
     let named = config.volumes.iter().chain([&config.working_dir]);
     let absolute = named.filter(|path| path.starts_with('/'));
     absolute.cloned().collect()

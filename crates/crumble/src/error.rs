@@ -16,7 +16,7 @@ pub enum Error {
     /// A Dockerfile could not be built.
     #[error(transparent)]
     Build(Box<build::Error>),
-    /// What a machine writes cannot be kept.
+    /// What a machine writes, or a volume, cannot be kept.
     #[error("cannot {action} {}", path.display())]
     Kept {
         /// What was attempted.
@@ -26,8 +26,16 @@ pub enum Error {
         /// The system's reason.
         source: io::Error,
     },
+    /// There is no volume of this name.
+    #[error("there is no volume {0}; `crumble volume ls` lists them")]
+    NoVolume(spec::Name),
+    /// A machine has it.
+    #[error("the volume {0} is in use; end the machines that have it first")]
+    VolumeInUse(spec::Name),
     /// There is nowhere to keep machines.
-    #[error("there is no place for machines: set HOME, or XDG_DATA_HOME, to an absolute path")]
+    #[error(
+        "there is no place for machines and volumes: set HOME, or XDG_DATA_HOME, to an absolute path"
+    )]
     NoHome,
     /// There is nothing that makes a disk's file system.
     #[error(

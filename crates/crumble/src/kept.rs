@@ -153,15 +153,19 @@ impl Kept {
     }
 }
 
-/// Where they are: `$XDG_DATA_HOME/crumblecracker/machines`, or in `~/.local/share`.
 fn all() -> Result<PathBuf, Error> {
+    Ok(home()?.join("machines"))
+}
+
+/// Where all is that outlives machines: `$XDG_DATA_HOME/crumblecracker`, or in `~/.local/share`.
+pub(crate) fn home() -> Result<PathBuf, Error> {
     let absolute = |name| {
         let path = env::var_os(name).map(PathBuf::from);
         path.filter(|path| path.is_absolute())
     };
     absolute("XDG_DATA_HOME")
         .or_else(|| absolute("HOME").map(|home| home.join(".local/share")))
-        .map(|base| base.join("crumblecracker/machines"))
+        .map(|base| base.join("crumblecracker"))
         .ok_or(Error::NoHome)
 }
 
@@ -195,7 +199,7 @@ fn make_disk(path: &Path) -> Result<(), Error> {
     }
 }
 
-fn cannot(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+pub(crate) fn cannot(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
     let path = path.to_owned();
     move |source| Error::Kept {
         action,

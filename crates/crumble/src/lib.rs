@@ -74,6 +74,7 @@ pub mod partitions;
 mod serve;
 mod stdio;
 pub mod tap;
+mod volumes;
 
 pub use agent_client::{Error as AgentError, FailureKind, Remote, Size};
 /// Dockerfiles.
@@ -95,8 +96,9 @@ pub use network::{Connected, connect, tap::open as open_tap};
 pub use serve::{Served, Server};
 pub use spec::{
     Cpus, Disk, External, Hostname, Image, Init, Interface, InterfaceAddress, Link, MachineSpec,
-    Memory, Name, Network, Publish, Rate, Reference, Rule, Share, Tap, User,
+    Memory, Name, Network, Publish, Rate, Reference, Rule, Share, Tap, User, Volume,
 };
 pub use stdio::Stdio;
 pub use supervisor::{ProcessInfo, Timings};
+pub use volumes::Volumes;
 pub use wire::vmm::{End, Stats};

@@ -18,7 +18,7 @@ use wire::agent::Upper;
 
 use crate::{
     Cpus, Disk, End, Error, External, Guest, Hostname, Image, Init, MachineSpec, Memory, Name,
-    Network, ProcessInfo, Publish, Published, Pull, Share, Stats, Timings,
+    Network, ProcessInfo, Publish, Published, Pull, Share, Stats, Timings, Volume,
     assemble::{Beside, Extras, assemble},
 };
 
@@ -83,6 +83,14 @@ impl Builder {
     #[must_use]
     pub fn share(mut self, share: Share) -> Self {
         self.spec.shares.push(share);
+        self
+    }
+
+    /// Adds a directory that is kept for guests under a name, after the shares. Several machines may have it
+    /// at a time.
+    #[must_use]
+    pub fn volume(mut self, volume: Volume) -> Self {
+        self.spec.volumes.push(volume);
         self
     }
 

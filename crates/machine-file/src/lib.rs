@@ -163,6 +163,9 @@ mod tests {
             host = "src"
             guest = "/src"
             read-only = true
+            [[volume]]
+            name = "data"
+            guest = "/data"
             [[disk]]
             path = "/data.img"
             [[device]]
@@ -176,6 +179,7 @@ mod tests {
         assert_eq!((spec.cpus.get(), spec.memory.bytes()), (2, 1 << 30));
         assert_eq!(spec.image, "oci:/machines/image".parse().unwrap());
         assert_eq!(spec.shares, ["/machines/src:/src:ro".parse().unwrap()]);
+        assert_eq!(spec.volumes, ["data:/data".parse().unwrap()]);
         assert_eq!(spec.disks[0].path, Path::new("/data.img"));
         let device = "fs,socket=/machines/run/fs.sock,tag=t";
         assert_eq!(spec.external, [device.parse().unwrap()]);

@@ -5,7 +5,8 @@ use std::{borrow::Cow, collections::BTreeMap, fmt::Display, path::PathBuf, str::
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, de::Error};
 use spec::{
-    Cpus, Disk, External, Hostname, Image, Init, MachineSpec, Memory, Name, Network, Publish, Share,
+    Cpus, Disk, External, Hostname, Image, Init, MachineSpec, Memory, Name, Network, Publish,
+    Share, Volume,
 };
 
 use crate::MachineFile;
@@ -51,6 +52,9 @@ pub(crate) struct Table {
     /// Directories of the host that the guest sees.
     #[serde(default)]
     share: Vec<ShareTable>,
+    /// Directories that are kept for guests under names.
+    #[serde(default)]
+    volume: Vec<VolumeTable>,
     /// Files of the host that are disks of the guest: /dev/vda and so on, in this order.
     #[serde(default)]
     disk: Vec<DiskTable>,
@@ -69,6 +73,7 @@ impl Table {
                 .unwrap_or(default.cpus),
             memory: self.memory.map_or(default.memory, Text::into_inner),
             shares: self.share.into_iter().map(|share| share.0).collect(),
+            volumes: self.volume.into_iter().map(|volume| volume.0).collect(),
             disks: self.disk.into_iter().map(DiskTable::into_disk).collect(),
             external: self.device.into_iter().map(|device| device.0).collect(),
             network: self.network.map_or(default.network, Text::into_inner),
@@ -154,6 +159,35 @@ impl TryFrom<ShareKeys> for ShareTable {
         let share: Share = format!("{}:{}:{mode}", "host", keys.guest).parse()?;
         let host = keys.host.into();
         Ok(Self(Share { host, ..share }))
+    }
+}
+
+/// A directory that is kept for guests.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct VolumeKeys {
+    /// The name that it is kept under.
+    name: String,
+    /// The absolute path in the guest.
+    guest: String,
+    /// The guest may not write.
+    #[serde(default)]
+    read_only: bool,
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(try_from = "VolumeKeys")]
+#[schemars(with = "VolumeKeys")]
+struct VolumeTable(Volume);
+
+impl TryFrom<VolumeKeys> for VolumeTable {
+    type Error = spec::Error;
+
+    fn try_from(keys: VolumeKeys) -> Result<Self, spec::Error> {
+        let mode = if keys.read_only { "ro" } else { "rw" };
+        format!("{}:{}:{mode}", keys.name, keys.guest)
+            .parse()
+            .map(Self)
     }
 }
 

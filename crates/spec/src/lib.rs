@@ -16,6 +16,7 @@ mod publish;
 mod reference;
 mod share;
 mod size;
+mod volume;
 
 use std::path::PathBuf;
 
@@ -30,6 +31,7 @@ pub use publish::Publish;
 pub use reference::Reference;
 pub use share::Share;
 pub use size::{Cpus, Memory};
+pub use volume::Volume;
 
 /// What can be wrong with the description of a machine.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -58,6 +60,14 @@ pub enum Error {
         "\"{given}\" is not a share: {reason}; write HOST_DIR:GUEST_DIR or HOST_DIR:GUEST_DIR:ro"
     )]
     Share {
+        /// What was asked for.
+        given: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// Not a volume.
+    #[error("\"{given}\" is not a volume: {reason}; write NAME:GUEST_DIR or NAME:GUEST_DIR:ro")]
+    Volume {
         /// What was asked for.
         given: String,
         /// What is wrong with it.
@@ -150,6 +160,8 @@ pub struct MachineSpec {
     pub image: Image,
     /// Directories of the host that the guest sees, in the order of mounting.
     pub shares: Vec<Share>,
+    /// Directories that are kept for guests, after the shares.
+    pub volumes: Vec<Volume>,
     /// Files of the host that are disks of the guest: `/dev/vda` and so on, in this order.
     pub disks: Vec<Disk>,
     /// Devices whose back ends are somebody else's, after all others.
@@ -177,6 +189,7 @@ impl MachineSpec {
             memory: Memory::DEFAULT,
             image,
             shares: Vec::new(),
+            volumes: Vec::new(),
             disks: Vec::new(),
             external: Vec::new(),
             network: Network::default(),
