@@ -5,6 +5,8 @@ use std::{
     os::unix::net::UnixStream,
     path::PathBuf,
     process::{Command, Stdio},
+    thread::sleep,
+    time::Duration,
 };
 
 use nix::{
@@ -29,6 +31,7 @@ tests![
     what_is_written_is_kept_from_one_start_to_the_next,
     a_machine_is_ended_while_it_is_started,
     a_command_that_nobody_waits_for_is_hung_up_on,
+    a_machine_that_is_paused_stands_still,
 ];
 
 /// Machines of nobody else.
@@ -371,4 +374,27 @@ fn a_command_that_nobody_waits_for_is_hung_up_on() {
     child.kill().unwrap();
     child.wait().unwrap();
     eventually("it still runs", || !sleeps());
+}
+
+fn a_machine_that_is_paused_stands_still() {
+    let place = Place::new();
+    let script = "while :; do echo tick; sleep 0.1; done";
+    stdout_of(place.script("run -d --name here --network none busybox", script));
+    let ticks = || place.stdout("logs here").lines().count();
+    let goes_on = |before: usize| eventually("it stands still", || ticks() > before);
+    goes_on(0);
+    assert_eq!(place.stdout("pause here"), "here\n");
+    assert_eq!(place.listed()["state"]["status"], "paused");
+    // What was under way arrives.
+    sleep(Duration::from_millis(500));
+    let before = ticks();
+    sleep(Duration::from_secs(1));
+    assert_eq!(ticks(), before);
+    assert_eq!(place.stdout("unpause here"), "here\n");
+    goes_on(before);
+    assert_eq!(place.stdout("exec here echo yes"), "yes\n");
+    // One that is paused is ended as any other.
+    place.stdout("pause here");
+    place.stdout("stop --time 5 here");
+    assert_eq!(place.stdout("wait here"), "143\n");
 }

@@ -29,6 +29,7 @@ mod ports;
 mod shares;
 mod streams;
 mod support;
+mod torture;
 mod users;
 
 use std::{
@@ -134,6 +135,7 @@ fn trials(body: impl Fn(String, fn()) -> Body) -> Vec<Trial> {
         ("ports", ports::TESTS),
         ("shares", shares::TESTS),
         ("streams", streams::TESTS),
+        ("torture", torture::TESTS),
         ("users", users::TESTS),
     ];
     let tests = groups.into_iter().flat_map(|(group, tests)| {

@@ -71,6 +71,18 @@ pub(crate) enum Verb {
         #[arg(required = true)]
         names: Vec<Name>,
     },
+    /// Let none of the vCPUs of machines run
+    Pause {
+        /// Their names
+        #[arg(required = true)]
+        names: Vec<Name>,
+    },
+    /// Let them run again
+    Unpause {
+        /// Their names
+        #[arg(required = true)]
+        names: Vec<Name>,
+    },
     /// Wait until machines have ended, and print their exit codes
     Wait {
         /// Their names

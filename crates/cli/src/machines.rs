@@ -158,6 +158,15 @@ pub(crate) fn kill(names: &[Name], signal: i32) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// `crumble pause` and `crumble unpause`.
+pub(crate) fn pause(names: &[Name], pause: bool) -> Result<ExitCode, Failure> {
+    for name in names {
+        Handle::open(name)?.pause(pause)?;
+        println!("{name}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
 /// `crumble wait`.
 pub(crate) fn wait(names: &[Name]) -> Result<ExitCode, Failure> {
     for name in names {

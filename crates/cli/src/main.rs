@@ -46,6 +46,8 @@ fn main() -> ExitCode {
         Verb::Stop { time, names } => machines::stop(&names, Duration::from_secs(time)),
         Verb::Restart { time, names } => machines::restart(&names, Duration::from_secs(time)),
         Verb::Kill { signal, names } => machines::kill(&names, signal),
+        Verb::Pause { names } => machines::pause(&names, true),
+        Verb::Unpause { names } => machines::pause(&names, false),
         Verb::Wait { names } => machines::wait(&names),
         Verb::Exec(options) => machines::exec(options),
         Verb::Logs(options) => logs::logs(&options),

@@ -324,6 +324,8 @@ impl Machine {
     /// # Errors
     /// If the guest does not answer, or the machine ended otherwise.
     pub fn shutdown(&self) -> Result<End, Error> {
+        // It fails if the machine has ended, which is reported otherwise.
+        let _ = self.inner.resume();
         self.guest
             .agent()
             .shutdown(Shutdown::PowerOff, SHUTDOWN_LIMIT)?;
@@ -334,6 +336,23 @@ impl Machine {
                 Ok(self.inner.wait()?)
             }
         }
+    }
+
+    /// Lets no vCPU run until [`Machine::resume`]. Devices end what they were asked to do; whoever waits for
+    /// something of the guest's waits on. The guest's clock goes on: to the guest it leaps.
+    ///
+    /// # Errors
+    /// If the machine has ended.
+    pub fn pause(&self) -> Result<(), Error> {
+        Ok(self.inner.pause()?)
+    }
+
+    /// Lets the vCPUs run again.
+    ///
+    /// # Errors
+    /// If the machine has ended.
+    pub fn resume(&self) -> Result<(), Error> {
+        Ok(self.inner.resume()?)
     }
 
     /// A stream to the guest's agent, for a [`Guest`] in another program.

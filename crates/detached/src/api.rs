@@ -38,6 +38,8 @@ pub enum Status {
     Starting,
     /// It runs commands.
     Running,
+    /// None of its vCPUs runs.
+    Paused,
     /// It is being ended.
     Stopping,
 }
@@ -47,6 +49,7 @@ impl std::fmt::Display for Status {
         f.write_str(match self {
             Self::Starting => "starting",
             Self::Running => "running",
+            Self::Paused => "paused",
             Self::Stopping => "stopping",
         })
     }
@@ -98,12 +101,14 @@ pub(crate) struct Complaint {
 pub(crate) const AGENT: &str = "crumble-agent";
 
 /// What a machine has on offer: method, path, and what it does.
-pub(crate) const ROUTES: [(&str, &str); 7] = [
+pub(crate) const ROUTES: [(&str, &str); 9] = [
     ("GET", "/v1/machine"),
     ("GET", "/v1/stats"),
     ("GET", "/v1/metrics"),
     ("GET", "/v1/wait"),
     ("GET", "/v1/agent"),
+    ("POST", "/v1/pause"),
+    ("POST", "/v1/unpause"),
     ("POST", "/v1/stop"),
     ("POST", "/v1/kill"),
 ];

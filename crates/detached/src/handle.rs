@@ -72,6 +72,15 @@ impl Handle {
         self.post("/v1/kill", &Kill { signal })
     }
 
+    /// Lets none of its vCPUs run, or lets them run again.
+    ///
+    /// # Errors
+    /// As [`Handle::state`].
+    pub fn pause(&self, pause: bool) -> Result<(), Error> {
+        let path = if pause { "/v1/pause" } else { "/v1/unpause" };
+        self.ask("POST", path, &[]).map(drop)
+    }
+
     /// Waits until it does not run: how it ended; none if it has never run, or its keeper was killed.
     ///
     /// # Errors

@@ -108,6 +108,7 @@ struct Inner {
     running: Option<Running>,
     is_stopping: bool,
     is_killed: bool,
+    is_paused: bool,
     restarts: u32,
     ended: Option<Ended>,
 }
@@ -182,6 +183,7 @@ impl Shared {
             image: self.image.clone(),
             status: match running {
                 _ if inner.is_stopping => Status::Stopping,
+                Some(_) if inner.is_paused => Status::Paused,
                 Some(_) => Status::Running,
                 None => Status::Starting,
             },
@@ -217,6 +219,16 @@ impl Shared {
     /// Notes that it is not to be started anew.
     pub(crate) fn stopping(&self) {
         self.update(|inner| inner.is_stopping = true);
+    }
+
+    /// Lets a machine's vCPUs run, or not.
+    pub(crate) fn pause(&self, machine: &Machine, pause: bool) -> Result<(), crumble::Error> {
+        match pause {
+            true => machine.pause()?,
+            false => machine.resume()?,
+        }
+        self.update(|inner| inner.is_paused = pause);
+        Ok(())
     }
 
     /// Ends a machine as if its power failed.
@@ -302,7 +314,7 @@ impl Shared {
             Some(child) => self.attend(child, &machine),
             None => Ok(machine.wait().map(|_| 0)?),
         };
-        self.update(|inner| inner.running = None);
+        self.update(|inner| (inner.running, inner.is_paused) = (None, false));
         code
     }
 

@@ -126,6 +126,8 @@ fn answer(stream: &UnixStream, shared: &Shared) {
             Ok(()) => return,
             Err(response) => response,
         },
+        ("POST", "/v1/pause") => pause(shared, true),
+        ("POST", "/v1/unpause") => pause(shared, false),
         ("POST", "/v1/stop") => match body(&request) {
             Ok(Stop { seconds }) => stop(stream, shared, Duration::from_secs(seconds)),
             Err(response) => response,
@@ -253,6 +255,13 @@ fn copy(mut from: &UnixStream, mut to: &UnixStream) {
     let _ = to.shutdown(Shutdown::Write);
 }
 
+fn pause(shared: &Shared, pause: bool) -> Response {
+    with(shared, |running| {
+        shared.pause(&running.machine, pause)?;
+        Ok(json(&serde_json::json!({})))
+    })
+}
+
 /// Asks the machine's command to end, and then does not ask.
 fn stop(stream: &UnixStream, shared: &Shared, limit: Duration) -> Response {
     shared.stopping();
@@ -260,6 +269,8 @@ fn stop(stream: &UnixStream, shared: &Shared, limit: Duration) -> Response {
         let _ = http::respond(stream, &json(&serde_json::json!({})));
         shared.abandon();
     };
+    // It fails if the machine has just ended.
+    let _ = shared.pause(&running.machine, false);
     let ended = match &running.command {
         Some(command) => {
             // It fails if the command, or the machine, has just ended.

@@ -103,9 +103,29 @@ impl Process {
     /// # Errors
     /// [`Error::Prepare`] if the kernel refuses, which it does not for a process of ours.
     pub fn kill(&self) -> Result<()> {
-        match sys::kill(self.pidfd()) {
+        self.signal(libc::SIGKILL, "kill a component")
+    }
+
+    /// Lets none of its threads run until [`Process::resume`].
+    ///
+    /// # Errors
+    /// As [`Process::kill`].
+    pub fn stop(&self) -> Result<()> {
+        self.signal(libc::SIGSTOP, "stop a component")
+    }
+
+    /// Lets it run again.
+    ///
+    /// # Errors
+    /// As [`Process::kill`].
+    pub fn resume(&self) -> Result<()> {
+        self.signal(libc::SIGCONT, "resume a component")
+    }
+
+    fn signal(&self, signal: i32, what: &'static str) -> Result<()> {
+        match sys::signal(self.pidfd(), signal) {
             Err(error) if error.raw_os_error() != Some(libc::ESRCH) => {
-                Err(Error::Prepare("kill a component", error))
+                Err(Error::Prepare(what, error))
             }
             _ => Ok(()),
         }

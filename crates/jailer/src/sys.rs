@@ -36,13 +36,12 @@ pub(crate) fn duplicate_above(fd: BorrowedFd<'_>, lowest: RawFd) -> io::Result<O
     owned(unsafe { libc::syscall(libc::SYS_fcntl, fd.as_raw_fd(), command, lowest) })
 }
 
-/// Kills the process of a pidfd.
-pub(crate) fn kill(pidfd: BorrowedFd<'_>) -> io::Result<()> {
+/// Sends a signal to the process of a pidfd.
+pub(crate) fn signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
     let info = ptr::null::<libc::siginfo_t>();
     let fd = pidfd.as_raw_fd();
     // SAFETY: without a siginfo, integers only.
-    check(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, libc::SIGKILL, info, 0) })
-        .map(drop)
+    check(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, info, 0) }).map(drop)
 }
 
 /// The two sides of [`clone_process`].

@@ -1,7 +1,8 @@
 //! A running machine, as its owner holds it.
 
 use std::{
-    fmt, io,
+    fmt,
+    io::{self, Write},
     net::Shutdown,
     os::unix::net::UnixStream,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
@@ -37,6 +38,10 @@ pub struct Timings {
 /// How long the VMM has for an answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
+/// What the owner tells the supervising thread.
+pub(crate) const PAUSE: u8 = b'p';
+pub(crate) const RESUME: u8 = b'r';
+
 /// One process of a machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProcessInfo {
@@ -54,8 +59,8 @@ pub struct Machine {
     vmm: Channel,
     /// None without a vsock device.
     streams: Option<Arc<Streams>>,
-    /// The supervising thread holds the other end: shutting this one down tells it to end the
-    /// machine.
+    /// The supervising thread holds the other end: [`PAUSE`] and [`RESUME`] are what it is told, and
+    /// shutting this one down tells it to end the machine.
     leash: UnixStream,
     thread: Option<JoinHandle<()>>,
 }
@@ -255,6 +260,28 @@ impl Machine {
     pub fn kill(&self) {
         // It fails only if the supervising thread has ended, and the machine with it.
         let _ = self.leash.shutdown(Shutdown::Both);
+    }
+
+    /// Lets no vCPU run until [`Machine::resume`]. Devices end what they were asked to do; nothing that
+    /// takes the guest or the VMM is answered. Its clock goes on, which the guest sees as a leap.
+    ///
+    /// # Errors
+    /// [`Error::Ended`].
+    pub fn pause(&self) -> Result<(), Error> {
+        self.tell(PAUSE)
+    }
+
+    /// Lets the vCPUs run again.
+    ///
+    /// # Errors
+    /// [`Error::Ended`].
+    pub fn resume(&self) -> Result<(), Error> {
+        self.tell(RESUME)
+    }
+
+    fn tell(&self, word: u8) -> Result<(), Error> {
+        let told = (&self.leash).write_all(&[word]);
+        told.map_err(|_| Error::Ended)
     }
 
     fn wait_until(&self, deadline: Option<Instant>) -> Option<Result<End, Arc<Error>>> {

@@ -1,7 +1,7 @@
 //! The supervising thread: it waits for what the processes of a machine do, until the machine ends.
 
 use std::{
-    io::PipeReader,
+    io::{PipeReader, Read},
     os::{
         fd::{AsFd, OwnedFd},
         unix::net::UnixStream,
@@ -25,7 +25,7 @@ use crate::{
     component::Component,
     console::Console,
     launch::{Launched, launch, named},
-    machine::{Shared, State, system},
+    machine::{self, Shared, State, system},
     streams::Streams,
     unit::Unit,
 };
@@ -138,7 +138,7 @@ impl Family {
     fn watch(&mut self, leash: &UnixStream) -> Result<End, Error> {
         loop {
             let woken = self.poll(leash)?;
-            if woken.leash {
+            if woken.leash && !self.told(leash) {
                 return Ok(End::Killed);
             }
             for index in woken.logs {
@@ -159,6 +159,20 @@ impl Family {
             self.check_deadlines()?;
             self.kill_lost();
             self.look_at_nameservers();
+        }
+    }
+
+    /// Does what the machine's owner has said; false if the machine is to end.
+    fn told(&self, mut leash: &UnixStream) -> bool {
+        let mut word = [0];
+        let Some(vmm) = self.components.get(Self::VMM) else {
+            return false;
+        };
+        // It has ended if it takes no signal, and that is told otherwise.
+        match (leash.read(&mut word), word) {
+            (Ok(1), [machine::PAUSE]) => vmm.process.stop().is_ok(),
+            (Ok(1), [machine::RESUME]) => vmm.process.resume().is_ok(),
+            _ => false,
         }
     }
 
