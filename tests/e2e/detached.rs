@@ -32,6 +32,7 @@ tests![
     a_machine_is_ended_while_it_is_started,
     a_command_that_nobody_waits_for_is_hung_up_on,
     a_machine_that_is_paused_stands_still,
+    a_command_is_typed_to_and_watched,
 ];
 
 /// Machines of nobody else.
@@ -397,4 +398,37 @@ fn a_machine_that_is_paused_stands_still() {
     place.stdout("pause here");
     place.stdout("stop --time 5 here");
     assert_eq!(place.stdout("wait here"), "143\n");
+}
+
+fn a_command_is_typed_to_and_watched() {
+    let place = Place::new();
+    let script = "while read line; do echo heard $line; echo not $line >&2; done";
+    stdout_of(place.script("run -d -i --name here --network none busybox", script));
+    for word in ["one", "two"] {
+        let mut attach = place.crumble("attach here");
+        attach
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = attach.spawn().unwrap();
+        writeln!(child.stdin.as_mut().unwrap(), "{word}").unwrap();
+        let (mut out, mut err) = ([0; 10], [0; 8]);
+        child.stdout.as_mut().unwrap().read_exact(&mut out).unwrap();
+        child.stderr.as_mut().unwrap().read_exact(&mut err).unwrap();
+        assert_eq!(out, *format!("heard {word}\n").as_bytes());
+        assert_eq!(err, *format!("not {word}\n").as_bytes());
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    let written = place.crumble("logs here").output().unwrap();
+    assert_eq!(written.stdout, b"heard one\nheard two\n");
+    // With the machine it ends.
+    let mut attach = place.crumble("attach here");
+    let child = attach
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    place.stdout("kill here");
+    assert!(child.wait_with_output().unwrap().status.success());
 }

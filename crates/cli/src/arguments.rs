@@ -91,6 +91,12 @@ pub(crate) enum Verb {
     },
     /// Run another command in a machine
     Exec(Exec),
+    /// Show what a machine's command writes from now on, and type to it
+    #[command(after_help = ATTACH_HELP)]
+    Attach {
+        /// The machine
+        name: Name,
+    },
     /// Print what a machine's command wrote
     Logs(Logs),
     /// List machines that run by themselves
@@ -221,6 +227,10 @@ pub(crate) enum Volumes {
         names: Vec<Name>,
     },
 }
+
+const ATTACH_HELP: &str = "\
+The command reads what is typed if the machine was started with -i or -t; with -t each key goes to it,
+and ^P ^Q leaves. Without -t ^C leaves. The machine goes on in any case.";
 
 const EXEC_HELP: &str = "\
 Examples:

@@ -22,10 +22,7 @@ const PERIOD: Duration = Duration::from_millis(100);
 pub(crate) fn logs(options: &Logs) -> Result<ExitCode, Failure> {
     let handle = Handle::open(&options.name)?;
     let mut reader = handle.log()?;
-    let mut printer = Printer {
-        timestamps: options.timestamps,
-        at_start: [true; 2],
-    };
+    let mut printer = Printer::new(options.timestamps);
     let mut last = VecDeque::new();
     while let Some(line) = reader.next_line()? {
         let Some(most) = options.tail else {
@@ -66,14 +63,22 @@ fn whole(lines: &VecDeque<Line>) -> usize {
     ends.count().saturating_add(usize::from(open))
 }
 
-struct Printer {
+/// Prints lines to the streams that they were written to.
+pub(crate) struct Printer {
     timestamps: bool,
     /// Whether the next thing begins a line, on standard output and error.
     at_start: [bool; 2],
 }
 
 impl Printer {
-    fn print(&mut self, line: &Line) -> Result<(), Failure> {
+    pub(crate) const fn new(timestamps: bool) -> Self {
+        Self {
+            timestamps,
+            at_start: [true; 2],
+        }
+    }
+
+    pub(crate) fn print(&mut self, line: &Line) -> Result<(), Failure> {
         let [out, err] = &mut self.at_start;
         let printed = match line.stream {
             Stream::Stdout => write(io::stdout(), line, self.timestamps && *out),

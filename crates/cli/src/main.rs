@@ -8,6 +8,7 @@
 )]
 
 mod arguments;
+mod attach;
 mod attend;
 mod bars;
 mod build;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         Verb::Unpause { names } => machines::pause(&names, false),
         Verb::Wait { names } => machines::wait(&names),
         Verb::Exec(options) => machines::exec(options),
+        Verb::Attach { name } => attach::attach(&name),
         Verb::Logs(options) => logs::logs(&options),
         Verb::Ps(options) => machines::list(&options),
         Verb::Stats { name, json } => measure::of_machine(&name, json),

@@ -26,6 +26,8 @@ pub struct State {
     pub published: Vec<String>,
     /// Its processes.
     pub processes: Vec<Process>,
+    /// Whether its command has a terminal.
+    pub terminal: bool,
     /// The environment of commands in it.
     pub config: Config,
 }
@@ -83,6 +85,14 @@ pub(crate) struct Stop {
     pub(crate) seconds: u64,
 }
 
+/// What `POST /v1/resize` takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Resize {
+    pub(crate) rows: u16,
+    pub(crate) columns: u16,
+}
+
 /// What `POST /v1/kill` takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -100,13 +110,18 @@ pub(crate) struct Complaint {
 /// The protocol of `GET /v1/agent` after its answer.
 pub(crate) const AGENT: &str = "crumble-agent";
 
+/// The protocol of `GET /v1/attach` after its answer: lines of a log one way, input the other.
+pub(crate) const ATTACH: &str = "crumble-attach";
+
 /// What a machine has on offer: method, path, and what it does.
-pub(crate) const ROUTES: [(&str, &str); 9] = [
+pub(crate) const ROUTES: [(&str, &str); 11] = [
     ("GET", "/v1/machine"),
     ("GET", "/v1/stats"),
     ("GET", "/v1/metrics"),
     ("GET", "/v1/wait"),
     ("GET", "/v1/agent"),
+    ("GET", "/v1/attach"),
+    ("POST", "/v1/resize"),
     ("POST", "/v1/pause"),
     ("POST", "/v1/unpause"),
     ("POST", "/v1/stop"),

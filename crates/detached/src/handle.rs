@@ -12,7 +12,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     Directory, Ended, Error, Reader, State, Stats,
-    api::{AGENT, Complaint, Kill, Stop},
+    api::{AGENT, ATTACH, Complaint, Kill, Resize, Stop},
     http::{self, Response},
 };
 
@@ -112,6 +112,27 @@ impl Handle {
         Reader::open(self.directory.log())
     }
 
+    /// Its command's streams from now on: the host's end reads what the command writes, as lines of a log
+    /// ([`crate::Line::parse`]), and what is written to it is the command's input, if that is kept open.
+    ///
+    /// # Errors
+    /// As [`Handle::state`].
+    pub fn attach(&self) -> Result<UnixStream, Error> {
+        let stream = self.connect()?;
+        match http::upgrade(&stream, "/v1/attach", ATTACH).map_err(Error::Answer)? {
+            None => Ok(stream),
+            Some(response) => Err(Error::Refused(complaint(&response))),
+        }
+    }
+
+    /// Tells its command's terminal its size.
+    ///
+    /// # Errors
+    /// As [`Handle::state`].
+    pub fn resize(&self, rows: u16, columns: u16) -> Result<(), Error> {
+        self.post("/v1/resize", &Resize { rows, columns })
+    }
+
     /// What runs in it.
     ///
     /// # Errors
@@ -120,6 +141,16 @@ impl Handle {
         let config = self.state()?.config;
         let socket = self.directory.socket();
         Ok(Guest::new(move || agent(&socket), config))
+    }
+
+    fn connect(&self) -> Result<UnixStream, Error> {
+        match UnixStream::connect(self.directory.socket()) {
+            Ok(stream) => Ok(stream),
+            Err(_) if !self.directory.is_running()? => {
+                Err(Error::NotRunning(self.directory.name().clone()))
+            }
+            Err(error) => Err(Error::Answer(error)),
+        }
     }
 
     fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
@@ -134,13 +165,7 @@ impl Handle {
     }
 
     fn ask(&self, method: &str, path: &str, body: &[u8]) -> Result<Response, Error> {
-        let stream = match UnixStream::connect(self.directory.socket()) {
-            Ok(stream) => stream,
-            Err(_) if !self.directory.is_running()? => {
-                return Err(Error::NotRunning(self.directory.name().clone()));
-            }
-            Err(error) => return Err(Error::Answer(error)),
-        };
+        let stream = self.connect()?;
         let response = http::ask(&stream, method, path, body).map_err(Error::Answer)?;
         match response.status {
             200 => Ok(response),

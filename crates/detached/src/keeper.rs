@@ -5,7 +5,10 @@ use std::{
     os::unix::net::UnixStream,
     process,
     str::FromStr,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
     thread::{self, JoinHandle},
     time::{Duration, Instant, SystemTime},
 };
@@ -26,6 +29,9 @@ const KILLED: u8 = 128 + 9;
 /// machine has run for longer than the most.
 const PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// So many pieces of output may wait for whoever is attached.
+const WATCHED: usize = 256;
 
 /// How to make the machine, and what to run in it.
 pub trait Work {
@@ -101,6 +107,7 @@ pub(crate) struct Shared {
     started: SystemTime,
     inner: Mutex<Inner>,
     changed: Condvar,
+    watchers: Mutex<Vec<SyncSender<Arc<[u8]>>>>,
 }
 
 #[derive(Default)]
@@ -120,6 +127,9 @@ pub(crate) struct Running {
     pub(crate) config: Config,
     /// None if it runs no command of ours.
     pub(crate) command: Option<Arc<Remote>>,
+    /// The command's standard input, or its terminal; none if it reads nothing of anybody's.
+    pub(crate) input: Option<Arc<UnixStream>>,
+    pub(crate) has_terminal: bool,
 }
 
 impl Running {
@@ -158,6 +168,7 @@ impl Shared {
             started: SystemTime::now(),
             inner: Mutex::default(),
             changed: Condvar::new(),
+            watchers: Mutex::default(),
         })
     }
 
@@ -168,6 +179,22 @@ impl Shared {
     fn update(&self, change: impl FnOnce(&mut Inner)) {
         change(&mut self.lock());
         self.changed.notify_all();
+    }
+
+    /// What the command writes from now on, as lines of a log. It ends for who is too slow.
+    pub(crate) fn watch(&self) -> Receiver<Arc<[u8]>> {
+        let (sender, receiver) = sync_channel(WATCHED);
+        let mut watchers = self.watchers.lock().unwrap_or_else(PoisonError::into_inner);
+        watchers.push(sender);
+        receiver
+    }
+
+    fn show(&self, lines: &[u8]) {
+        let mut watchers = self.watchers.lock().unwrap_or_else(PoisonError::into_inner);
+        if !watchers.is_empty() {
+            let lines: Arc<[u8]> = lines.into();
+            watchers.retain(|watcher| watcher.try_send(Arc::clone(&lines)).is_ok());
+        }
     }
 
     /// The machine, if it runs.
@@ -195,6 +222,7 @@ impl Shared {
                 ports.map(ToString::to_string).collect()
             }),
             processes: running.map_or_else(Vec::new, Running::processes),
+            terminal: running.is_some_and(|running| running.has_terminal),
             config: running.map_or_else(Config::default, |running| running.config.clone()),
         }
     }
@@ -252,7 +280,7 @@ impl Shared {
     }
 
     fn keep(
-        &self,
+        self: &Arc<Self>,
         work: &mut impl Work,
         restart: Restart,
         started: impl FnOnce(),
@@ -290,7 +318,11 @@ impl Shared {
     }
 
     /// One life of the machine, from its start to its end: its command's exit code.
-    fn live(&self, work: &mut impl Work, started: &mut Option<impl FnOnce()>) -> Result<u8, Error> {
+    fn live(
+        self: &Arc<Self>,
+        work: &mut impl Work,
+        started: &mut Option<impl FnOnce()>,
+    ) -> Result<u8, Error> {
         let console = Rotating::open(&self.directory.console());
         let console = console.map_err(crate::file("open", &self.directory.console()))?;
         let machine = Arc::new(work.start(Box::new(console))?);
@@ -301,9 +333,16 @@ impl Shared {
         });
         let child = child.transpose()?;
         let remote = child.as_ref().map(Child::remote).transpose()?;
+        let streams = child.as_ref().map(|child| (&child.terminal, &child.stdin));
+        let (terminal, stdin) = streams.unwrap_or((&None, &None));
+        let input = terminal.as_ref().or(stdin.as_ref());
+        let input = input.map(UnixStream::try_clone).transpose();
+        let has_terminal = terminal.is_some();
         let running = Running {
             config: work.config(&machine),
             command: remote.map(Arc::new),
+            input: input.map_err(crumble::Error::Stream)?.map(Arc::new),
+            has_terminal,
             machine: Arc::clone(&machine),
         };
         self.update(|inner| inner.running = Some(running));
@@ -319,7 +358,7 @@ impl Shared {
     }
 
     /// Waits for a command, and ends its machine.
-    fn attend(&self, mut child: Child, machine: &Machine) -> Result<u8, Error> {
+    fn attend(self: &Arc<Self>, mut child: Child, machine: &Machine) -> Result<u8, Error> {
         let copiers = self.copy(&mut child)?;
         // To wait for a child closes its input.
         let _stdin = child.stdin.take();
@@ -335,7 +374,7 @@ impl Shared {
     }
 
     /// Notes in the log what a command writes.
-    fn copy(&self, child: &mut Child) -> Result<Vec<JoinHandle<()>>, Error> {
+    fn copy(self: &Arc<Self>, child: &mut Child) -> Result<Vec<JoinHandle<()>>, Error> {
         let path = self.directory.log();
         let log = Rotating::open(&path).map_err(crate::file("open", &path))?;
         let log = Arc::new(Mutex::new(log));
@@ -345,8 +384,8 @@ impl Shared {
             (Stream::Stderr, child.stderr.take()),
         ];
         let copy = |(stream, source): (Stream, Option<UnixStream>)| {
-            let (source, log) = (source?, Arc::clone(&log));
-            let body = move || copy(stream, source, &log);
+            let (source, log, shared) = (source?, Arc::clone(&log), Arc::clone(self));
+            let body = move || shared.take_down(stream, source, &log);
             Some(thread::Builder::new().name("log".to_owned()).spawn(body))
         };
         let copiers: io::Result<_> = streams.into_iter().filter_map(copy).collect();
@@ -355,20 +394,23 @@ impl Shared {
             source,
         })
     }
-}
 
-/// A log that cannot be written, on a disk that is full, costs what was not written and nothing else.
-fn copy(stream: Stream, mut source: UnixStream, log: &Mutex<Rotating>) {
-    let mut buffer = vec![0; 64 << 10];
-    loop {
-        let length = match source.read(&mut buffer) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Ok(0) | Err(_) => return,
-            Ok(length) => length,
-        };
-        let bytes = buffer.get(..length).unwrap_or_default();
-        let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
-        let _ = log::note(&mut *log, stream, SystemTime::now(), bytes);
+    /// A log that cannot be written, on a disk that is full, costs what was not written and nothing
+    /// else.
+    fn take_down(&self, stream: Stream, mut source: UnixStream, log: &Mutex<Rotating>) {
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            let length = match source.read(&mut buffer) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Ok(0) | Err(_) => return,
+                Ok(length) => length,
+            };
+            let bytes = buffer.get(..length).unwrap_or_default();
+            let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
+            let lines = log::lines(stream, SystemTime::now(), bytes);
+            let _ = log.write_all(&lines);
+            self.show(&lines);
+        }
     }
 }
 

@@ -99,15 +99,16 @@ fn older(path: &Path) -> PathBuf {
     path.with_extension("1")
 }
 
-/// Writes `bytes`, which a command wrote to `stream` just now.
-pub(crate) fn note(
-    log: &mut impl Write,
-    stream: Stream,
-    time: SystemTime,
-    bytes: &[u8],
-) -> io::Result<()> {
+/// The lines of `bytes`, which a command wrote to `stream`.
+pub(crate) fn lines(stream: Stream, time: SystemTime, bytes: &[u8]) -> Vec<u8> {
     let time = humantime::format_rfc3339_nanos(time);
     let mut lines = Vec::new();
+    let mut begin = |tag: char, text: &[u8]| {
+        let head = format!("{time} {} {tag} ", stream.name());
+        lines.extend_from_slice(head.as_bytes());
+        lines.extend_from_slice(text);
+        lines.push(b'\n');
+    };
     for line in bytes.split_inclusive(|byte| *byte == b'\n') {
         let (text, is_full) = match line.strip_suffix(b"\n") {
             Some(text) => (text, true),
@@ -115,17 +116,14 @@ pub(crate) fn note(
         };
         let mut pieces = text.chunks(LONGEST).peekable();
         if pieces.peek().is_none() {
-            writeln!(lines, "{time} {} F ", stream.name())?;
+            begin('F', &[]);
         }
         while let Some(piece) = pieces.next() {
             let is_last = is_full && pieces.peek().is_none();
-            let tag = if is_last { 'F' } else { 'P' };
-            write!(lines, "{time} {} {tag} ", stream.name())?;
-            lines.extend_from_slice(piece);
-            lines.push(b'\n');
+            begin(if is_last { 'F' } else { 'P' }, piece);
         }
     }
-    log.write_all(&lines)
+    lines
 }
 
 /// A line of a log.
@@ -140,8 +138,9 @@ pub struct Line {
 }
 
 impl Line {
-    /// None if this is no line of a log.
-    fn parse(line: &[u8]) -> Option<Self> {
+    /// The line that these bytes are, with their end; none if they are no line of a log.
+    #[must_use]
+    pub fn parse(line: &[u8]) -> Option<Self> {
         let mut fields = line.strip_suffix(b"\n")?.splitn(4, |byte| *byte == b' ');
         let time = str::from_utf8(fields.next()?).ok()?.to_owned();
         let stream = match fields.next()? {
@@ -272,7 +271,7 @@ mod tests {
             let mut log = Rotating::open(&path).unwrap();
             let mut reader = Reader::open(path).unwrap();
             for piece in &pieces {
-                note(&mut log, Stream::Stdout, SystemTime::now(), piece).unwrap();
+                log.write_all(&lines(Stream::Stdout, SystemTime::now(), piece)).unwrap();
                 prop_assert_eq!(&read_all(&mut reader), piece);
             }
             let mut again = Reader::open(folder.path().join("log")).unwrap();
@@ -291,7 +290,8 @@ mod tests {
         for number in 0..200 {
             let line = format!("line {number}\n");
             all.extend(line.as_bytes());
-            note(&mut log, Stream::Stderr, SystemTime::now(), line.as_bytes()).unwrap();
+            log.write_all(&lines(Stream::Stderr, SystemTime::now(), line.as_bytes()))
+                .unwrap();
             if number % 25 == 0 {
                 followed.extend(read_all(&mut reader));
             }

@@ -2,7 +2,7 @@
 
 use std::{
     fmt::Write as _,
-    io,
+    io::{self, Write as _},
     net::Shutdown,
     os::unix::net::{UnixListener, UnixStream},
     sync::{
@@ -17,7 +17,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     Error, Stats,
-    api::{AGENT, Complaint, Kill, ROUTES, Stop, stop_signal},
+    api::{AGENT, ATTACH, Complaint, Kill, ROUTES, Resize, Stop, stop_signal},
     file,
     http::{self, Request, Response},
     keeper::{Running, Shared, describe},
@@ -121,6 +121,14 @@ fn answer(stream: &UnixStream, shared: &Shared) {
         ("GET", "/v1/wait") => match shared.wait(None) {
             Some(ended) => json(&ended),
             None => complaint(500, "the machine has no end"),
+        },
+        ("GET", "/v1/attach") => match attach(stream, &request, shared) {
+            Ok(()) => return,
+            Err(response) => response,
+        },
+        ("POST", "/v1/resize") => match body(&request) {
+            Ok(size) => resize(shared, size),
+            Err(response) => response,
         },
         ("GET", "/v1/agent") => match join(stream, &request, shared) {
             Ok(()) => return,
@@ -229,11 +237,60 @@ fn metrics(stats: &Stats, restarts: u32) -> String {
     text
 }
 
+/// Whether the connection is to become what the path is for.
+fn upgrades(request: &Request, protocol: &str) -> Result<(), Response> {
+    if request.upgrade.as_deref() == Some(protocol) {
+        return Ok(());
+    }
+    Err(complaint(426, &format!("ask with Upgrade: {protocol}")))
+}
+
+/// Makes the connection one with the command's streams. Input ends with the connection, and not the
+/// command's.
+fn attach(mut stream: &UnixStream, request: &Request, shared: &Shared) -> Result<(), Response> {
+    upgrades(request, ATTACH)?;
+    let lines = shared.watch();
+    let input = shared.running().and_then(|running| running.input);
+    let failed = |error: io::Error| complaint(500, &error.to_string());
+    let from = stream.try_clone().map_err(failed)?;
+    http::switch(stream, ATTACH).map_err(failed)?;
+    let body = move || {
+        let mut from = &from;
+        let _ = match input.as_deref() {
+            Some(mut to) => io::copy(&mut from, &mut to),
+            None => io::copy(&mut from, &mut io::sink()),
+        };
+    };
+    if spawn(body).is_ok() {
+        while let Ok(lines) = lines.recv() {
+            if stream.write_all(&lines).is_err() {
+                break;
+            }
+        }
+    }
+    // Who is too slow is told by the end.
+    let _ = stream.shutdown(Shutdown::Both);
+    Ok(())
+}
+
+fn resize(shared: &Shared, size: Resize) -> Response {
+    let Some(Running {
+        command: Some(command),
+        ..
+    }) = shared.running()
+    else {
+        return not_running();
+    };
+    let Resize { rows, columns } = size;
+    match command.resize(crumble::Size { rows, columns }) {
+        Ok(()) => json(&serde_json::json!({})),
+        Err(error) => complaint(500, &describe(&error)),
+    }
+}
+
 /// Makes the connection one with the guest's agent.
 fn join(stream: &UnixStream, request: &Request, shared: &Shared) -> Result<(), Response> {
-    if request.upgrade.as_deref() != Some(AGENT) {
-        return Err(complaint(426, &format!("ask with Upgrade: {AGENT}")));
-    }
+    upgrades(request, AGENT)?;
     let running = shared.running().ok_or_else(not_running)?;
     let failed = |error: io::Error| complaint(500, &error.to_string());
     let agent = running.agent().map_err(failed)?;
