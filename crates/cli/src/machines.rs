@@ -60,6 +60,15 @@ pub(crate) fn start(names: &[Name]) -> Result<ExitCode, Failure> {
 
 /// Notes what this process was given.
 fn describe(task: &Task) -> Result<Directory, Failure> {
+    let life = &task.life;
+    let watched = [
+        ("--timeout", life.timeout.is_some()),
+        ("--timings", life.timings),
+        ("--stats", life.stats),
+    ];
+    if let Some((option, _)) = watched.iter().find(|(_, given)| *given) {
+        return Err(Failure::Watched(option));
+    }
     let words = env::args_os().skip(1);
     let words = words.map(|word| word.into_string().map_err(detached::Error::NotText));
     let description = Description {
@@ -97,14 +106,17 @@ fn launch(directory: &Directory) -> Result<Option<ExitCode>, Failure> {
         .stdout(Stdio::piped())
         .spawn()
         .map_err(system("start the machine's keeper"))?;
-    let pid = i32::try_from(keeper.id()).map(Pid::from_raw);
+    let starting = Arc::new(AtomicI32::new(i32::try_from(keeper.id()).unwrap_or(0)));
     let ended_by = Arc::new(AtomicI32::new(0));
-    let asked = Arc::clone(&ended_by);
-    signals::catch(move |signal| {
-        if let (true, Ok(pid)) = (signals::ends(signal), pid) {
-            asked.store(signal, Ordering::Relaxed);
-            // Its machine ends with it.
-            let _ = send(pid, Signal::SIGKILL);
+    signals::catch({
+        let (starting, ended_by) = (Arc::clone(&starting), Arc::clone(&ended_by));
+        move |signal| {
+            let pid = starting.load(Ordering::Relaxed);
+            if signals::ends(signal) && pid != 0 {
+                ended_by.store(signal, Ordering::Relaxed);
+                // Its machine ends with it.
+                let _ = send(Pid::from_raw(pid), Signal::SIGKILL);
+            }
         }
     })
     .map_err(system("catch signals"))?;
@@ -113,6 +125,8 @@ fn launch(directory: &Directory) -> Result<Option<ExitCode>, Failure> {
         let read = BufReader::new(stdout).read_line(&mut word);
         read.map_err(system("hear of the machine"))?;
     }
+    // From here on it is nobody's to interrupt.
+    starting.store(0, Ordering::Relaxed);
     if word.trim_end() == keep::STARTED {
         return Ok(None);
     }

@@ -28,6 +28,9 @@ pub(crate) enum Failure {
     /// A description that makes no sense, perhaps to this version.
     #[error("what the machine was created with makes no sense: {0}")]
     Described(String),
+    /// An option for who waits.
+    #[error("{0} is for who waits for the machine; leave it out, or run the machine without -d")]
+    Watched(&'static str),
     /// The keeper ended without a word.
     #[error("the machine's keeper ended before the machine ran: {0}")]
     Keeper(ExitStatus),

@@ -69,7 +69,15 @@ impl Directory {
             name: name.clone(),
         };
         let _lock = directory.lock()?;
-        directory.forget_end()?;
+        directory.forget(&[
+            ENDED,
+            SOCKET,
+            "log",
+            "log.1",
+            "console",
+            "console.1",
+            "keeper",
+        ])?;
         directory.write(DESCRIPTION, description)?;
         Ok(directory)
     }
@@ -204,7 +212,11 @@ impl Directory {
 
     /// It is as if it had never run.
     pub(crate) fn forget_end(&self) -> Result<(), Error> {
-        for name in [ENDED, SOCKET] {
+        self.forget(&[ENDED, SOCKET])
+    }
+
+    fn forget(&self, names: &[&str]) -> Result<(), Error> {
+        for name in names {
             let path = self.path.join(name);
             match fs::remove_file(&path) {
                 Err(error) if error.kind() != ErrorKind::NotFound => {

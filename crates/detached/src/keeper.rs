@@ -92,7 +92,7 @@ pub fn keep(
     let ended = shared.keep(work, restart, started);
     let note = match &ended {
         Ok(ended) => ended.clone(),
-        Err(error) => Ended::now(crumble::Error::FAILED, Some(describe(error))),
+        Err(error) => Ended::now(code_of(error), Some(describe(error))),
     };
     shared.end(note)?;
     connections.drain();
