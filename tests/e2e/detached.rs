@@ -214,6 +214,11 @@ fn what_cannot_be_started_leaves_nothing() {
     );
     fails_of(place.crumble("run -d --cpus 0 busybox true"), 2, &["CPUs"]);
     fails_of(
+        place.crumble("run -d --timeout 5s busybox true"),
+        125,
+        &["--timeout", "-d"],
+    );
+    fails_of(
         place.crumble("start nobody"),
         125,
         &["nobody", "crumble ps"],
