@@ -247,15 +247,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_median_ignores_one_that_is_out_of_line() {
-        let mut numbers = Numbers::default();
-        for number in [30.0, 10.0, 1000.0, 20.0, 25.0] {
-            numbers.add(number);
-        }
-        assert_eq!(numbers.show(), "25 (10 .. 1000)");
-    }
-
-    #[test]
     fn requests_that_failed_are_no_measurement() {
         let said = "  120 requests in 3.00s\nRequests/sec:     40.25\nTransfer/sec: 3KB\n";
         assert_eq!(requests_in(said), Some(40.25));

@@ -123,6 +123,16 @@ mod tests {
     }
 
     #[test]
+    fn numbers_are_shown_to_three_digits() {
+        let mut numbers = Numbers::default();
+        for number in [30.0, 0.5, 1000.4, 20.0, 25.25] {
+            numbers.add(number);
+        }
+        assert_eq!(numbers.show(), "25.2 (0.500 .. 1000)");
+        assert_eq!(short(4.994), "4.99");
+    }
+
+    #[test]
     fn a_ratio_is_of_medians() {
         assert!((series(&[5]).times(&series(&[10])) - 0.5).abs() < 1e-9);
     }
