@@ -67,7 +67,8 @@ fn a_guest_without_a_network_has_no_interface() {
 
 /// A server in the guest that says who is asked, again and again.
 fn serve(machine: &Machine) -> crumble::Child {
-    let script = "while :; do echo guest | nc -l -p 7; done";
+    // It serves one at a time, and one whose end was lost with a process that was killed not for ever.
+    let script = "while :; do echo guest | timeout 3 nc -l -p 7; done";
     let mut server = machine.command("sh");
     let server = server.args(["-c", script]).stdin(Stdio::Null);
     server.stdout(Stdio::Null).stderr(Stdio::Null);
