@@ -9,16 +9,13 @@ use std::{
     time::Duration,
 };
 
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
     layout::{Layer, Layout},
-    support::{eventually, fails_of, family, lives, programs, stdout_of, tests},
+    support::{all_gone, eventually, fails_of, family, lives, programs, send, stdout_of, tests},
 };
 
 tests![
@@ -157,10 +154,8 @@ fn a_keeper_that_is_killed_leaves_a_machine_that_can_be_started() {
     let keeper = place.keeper();
     let family = family(keeper);
     assert!(family.len() >= 4, "{family:?}");
-    kill(Pid::from_raw(keeper.try_into().unwrap()), Signal::SIGKILL).unwrap();
-    for (pid, title) in &family {
-        eventually(&format!("{title} still lives"), || !lives(*pid, title));
-    }
+    send(keeper, Signal::SIGKILL);
+    all_gone(&family);
     assert!(
         place.listed()["status"]
             .as_str()
@@ -174,11 +169,7 @@ fn a_keeper_that_is_killed_leaves_a_machine_that_can_be_started() {
     assert_eq!(place.stdout("wait here"), "137\n");
     // A keeper that is asked to end ends its machine in good order.
     place.stdout("restart here");
-    kill(
-        Pid::from_raw(place.keeper().try_into().unwrap()),
-        Signal::SIGTERM,
-    )
-    .unwrap();
+    send(place.keeper(), Signal::SIGTERM);
     assert_eq!(place.stdout("wait here"), "143\n");
 }
 
@@ -358,15 +349,9 @@ fn a_machine_is_ended_while_it_is_started() {
         place.directory("here").join("api").exists()
     });
     let family = family(child.id());
-    kill(
-        Pid::from_raw(child.id().try_into().unwrap()),
-        Signal::SIGINT,
-    )
-    .unwrap();
+    send(child.id(), Signal::SIGINT);
     assert_eq!(child.wait_with_output().unwrap().status.code(), Some(130));
-    for (pid, title) in &family {
-        eventually(&format!("{title} still lives"), || !lives(*pid, title));
-    }
+    all_gone(&family);
     assert_eq!(place.stdout("ps --quiet --all"), "");
 }
 

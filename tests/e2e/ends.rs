@@ -12,7 +12,7 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::support::{eventually, fails, family, left_behind, lives, machine, run, running, tests};
+use crate::support::{all_gone, eventually, fails, family, machine, run, running, send, tests};
 
 tests![
     a_signal_is_passed_on_to_the_command,
@@ -27,10 +27,6 @@ tests![
     the_power_button_reaches_the_guest_s_kernel,
 ];
 
-fn send(child: &Child, signal: Signal) {
-    kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), signal).unwrap();
-}
-
 /// The processes of the machine, without `crumble` itself.
 fn components(child: &Child) -> Vec<(u32, String)> {
     let mut family = family(child.id());
@@ -39,18 +35,10 @@ fn components(child: &Child) -> Vec<(u32, String)> {
     family
 }
 
-#[track_caller]
-fn all_gone(processes: &[(u32, String)]) {
-    for (pid, title) in processes {
-        eventually(&format!("{title} still lives"), || !lives(*pid, title));
-    }
-    assert_eq!(left_behind(), Vec::<std::path::PathBuf>::new());
-}
-
 fn a_signal_is_passed_on_to_the_command() {
     let mut child = running("trap 'exit 42' TERM;");
     let processes = components(&child);
-    send(&child, Signal::SIGTERM);
+    send(child.id(), Signal::SIGTERM);
     assert_eq!(child.wait().unwrap().code(), Some(42));
     all_gone(&processes);
 }
@@ -58,7 +46,7 @@ fn a_signal_is_passed_on_to_the_command() {
 fn nothing_is_left_when_the_command_line_is_killed() {
     let mut child = running("");
     let processes = components(&child);
-    send(&child, Signal::SIGKILL);
+    send(child.id(), Signal::SIGKILL);
     child.wait().unwrap();
     all_gone(&processes);
 }
@@ -73,7 +61,7 @@ fn nothing_is_left_when_it_is_interrupted_while_booting() {
         processes = family(child.id());
         processes.len() >= 3
     });
-    send(&child, Signal::SIGINT);
+    send(child.id(), Signal::SIGINT);
     assert_eq!(child.wait().unwrap().code(), Some(128 + 2));
     all_gone(&processes);
 }
@@ -82,7 +70,7 @@ fn three_requests_to_end_do_what_one_does_not() {
     let mut child = running("trap '' TERM;");
     let processes = components(&child);
     for _ in 0..3 {
-        send(&child, Signal::SIGTERM);
+        send(child.id(), Signal::SIGTERM);
         std::thread::sleep(Duration::from_millis(300));
     }
     assert_eq!(child.wait().unwrap().code(), Some(128 + 15));
@@ -125,7 +113,7 @@ fn a_device_that_is_killed_is_named() {
         let child = running("");
         let processes = components(&child);
         let (pid, _) = processes.iter().find(|p| p.1.starts_with(title)).unwrap();
-        kill(Pid::from_raw(i32::try_from(*pid).unwrap()), Signal::SIGKILL).unwrap();
+        send(*pid, Signal::SIGKILL);
         let output = child.wait_with_output().unwrap();
         let errors = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(125), "{title}: {errors}");

@@ -6,13 +6,10 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use crate::support::{eventually, fails, programs, run, stdout, tests, up, waiting};
+use crate::support::{eventually, fails, programs, run, send, stdout, tests, up, waiting};
 
 tests![
     qemu_s_virtiofsd_serves_a_directory,
@@ -181,8 +178,7 @@ fn what_we_serve_we_take() {
         assert_eq!(text, "xxx0% packet loss\n");
     }
     for process in [&share, &block, &net] {
-        let pid = Pid::from_raw(process.id().try_into().unwrap());
-        kill(pid, Signal::SIGTERM).unwrap();
+        send(process.id(), Signal::SIGTERM);
     }
     for process in [&mut share, &mut block, &mut net] {
         assert_eq!(process.wait().unwrap().code(), Some(128 + 15));

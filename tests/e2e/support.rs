@@ -13,6 +13,10 @@ use std::{
 };
 
 use crumble::Machine;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 
 /// A test's name and its body.
 pub(crate) type Test = (&'static str, fn());
@@ -150,6 +154,20 @@ pub(crate) fn lives(pid: u32, title: &str) -> bool {
     process(Path::new(&format!("/proc/{pid}"))).is_some_and(|process| process.2 == title)
 }
 
+/// Sends a process a signal.
+pub(crate) fn send(pid: u32, signal: Signal) {
+    kill(Pid::from_raw(pid.try_into().unwrap()), signal).unwrap();
+}
+
+/// Waits until none of these processes lives, and looks for what they could have left.
+#[track_caller]
+pub(crate) fn all_gone(processes: &[(u32, String)]) {
+    for (pid, title) in processes {
+        eventually(&format!("{title} still lives"), || !lives(*pid, title));
+    }
+    assert_eq!(left_behind(), Vec::<PathBuf>::new());
+}
+
 /// Waits until `done`; panics with `what` if that takes more than a minute.
 #[track_caller]
 pub(crate) fn eventually(what: &str, mut done: impl FnMut() -> bool) {
@@ -161,7 +179,7 @@ pub(crate) fn eventually(what: &str, mut done: impl FnMut() -> bool) {
 }
 
 /// Directories in the temporary directory that machines could leave behind.
-pub(crate) fn left_behind() -> Vec<PathBuf> {
+fn left_behind() -> Vec<PathBuf> {
     let entries = fs::read_dir(env::temp_dir()).unwrap();
     let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
     let ours = |path: &PathBuf| {

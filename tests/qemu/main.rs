@@ -1,7 +1,8 @@
-//! Devices of ours under QEMU: a stock Linux guest does real work with a file system and a disk. (QEMU
-//! enables the rings of a network device before it has accepted VHOST_USER_F_PROTOCOL_FEATURES, which the
-//! crate `vhost` takes for an error. The sockets of our machines' own boxes are ours under QEMU, too.) QEMU emulates the CPU, so
-//! this runs on any host.
+//! Devices of ours under QEMU: a stock Linux guest does real work with a file system and a disk. QEMU
+//! emulates the CPU, so this runs on any host.
+//!
+//! There is no network: QEMU enables the rings of a network device before it has accepted
+//! VHOST_USER_F_PROTOCOL_FEATURES, which the crate `vhost` takes for an error.
 
 #![forbid(unsafe_code)]
 #![expect(

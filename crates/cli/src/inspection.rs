@@ -2,7 +2,7 @@
 
 use std::{
     fmt::{Display, Write as _},
-    io::{self, IsTerminal, Write as _},
+    io::{self, IsTerminal},
     process::ExitCode,
     time::Duration,
 };
@@ -13,11 +13,10 @@ use inspect::{
     Inspection, Limit, Machine, Namespace, Proc, Process, Rights, Role,
 };
 use nix::unistd::Uid;
-use serde::Serialize;
 
 use crate::{
     arguments::Inspect,
-    report::{Failure, RED, paint_if, wants_colour},
+    report::{Failure, RED, json, paint_if, print, wants_colour},
 };
 
 /// Prints what the kernel says of a machine's processes, or the machines that there are. Fails if
@@ -56,23 +55,6 @@ fn process(machine: &str) -> Result<u32, Failure> {
             Ok(Handle::open(&name)?.state()?.keeper)
         }
     }
-}
-
-fn print(text: &str) -> Result<(), Failure> {
-    let written = io::stdout().write_all(text.as_bytes());
-    written.map_err(failed)
-}
-
-fn failed(source: io::Error) -> Failure {
-    Failure::System {
-        what: "print the report",
-        source,
-    }
-}
-
-fn json(value: &impl Serialize) -> Result<String, Failure> {
-    let text = serde_json::to_string_pretty(value);
-    Ok(text.map_err(|error| failed(error.into()))? + "\n")
 }
 
 /// The machines, a line each.

@@ -43,12 +43,11 @@ pub(crate) fn keep(name: &Name) -> Result<ExitCode, Failure> {
     let description = directory.description()?;
     env::set_current_dir(&description.directory)
         .map_err(system("enter the machine's directory"))?;
-    let task = described(description.arguments)?;
+    let mut task = described(description.arguments)?;
     stop_when_asked(&directory)?;
-    let mut job = Job { task };
-    let restart = job.task.life.restart;
-    let ended = detached::keep(&directory, &mut job, restart, || let_go(&directory))?;
-    if job.task.life.rm {
+    let restart = task.life.restart;
+    let ended = detached::keep(&directory, &mut task, restart, || let_go(&directory))?;
+    if task.life.rm {
         directory.remove()?;
     }
     Ok(ExitCode::from(ended.code))
@@ -103,28 +102,18 @@ fn let_go(directory: &Directory) {
     }
 }
 
-/// A described machine.
-struct Job {
-    task: Task,
-}
-
-impl Work for Job {
+impl Work for Task {
     fn start(&mut self, console: Box<dyn Write + Send>) -> Result<Machine, crumble::Error> {
-        let mut builder = run::builder(&self.task).console(console);
-        if self.task.life.console {
-            builder = builder.verbose();
-        }
-        run::start(builder)
+        run::start(run::builder(self).console(console))
     }
 
     fn command<'m>(&self, machine: &'m Machine) -> Option<Command<'m>> {
-        let task = &self.task;
-        let runs_by_itself = task.command.is_empty() && task.life.entrypoint.is_none();
-        if task.spec.init.is_some() && runs_by_itself {
+        let runs_by_itself = self.command.is_empty() && self.life.entrypoint.is_none();
+        if self.spec.init.is_some() && runs_by_itself {
             return None;
         }
-        let mut command = run::command(task, task.life.how.tty.then_some(SIZE), machine);
-        if task.life.how.interactive {
+        let mut command = run::command(self, self.life.how.tty.then_some(SIZE), machine);
+        if self.life.how.interactive {
             // It stays open.
             command.stdin(Stdio::Piped);
         }
@@ -133,7 +122,7 @@ impl Work for Job {
 
     fn config(&self, machine: &Machine) -> Config {
         let mut config = machine.config().clone();
-        let how = &self.task.life.how;
+        let how = &self.life.how;
         let variables = how.env.iter().filter_map(|text| run::variable_of(text));
         for (key, value) in variables {
             let text = (key.into_string(), value.into_string());

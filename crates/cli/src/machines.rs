@@ -24,7 +24,7 @@ use crate::{
     arguments::{Exec, Ps, Task},
     attend::{Attended, Teller, attend},
     keep,
-    report::{Failure, signal_code, signal_name, system},
+    report::{Failure, json, print, signal_code, signal_name, system},
     run, signals,
 };
 
@@ -143,13 +143,21 @@ fn launch(directory: &Directory) -> Result<Option<ExitCode>, Failure> {
     }
 }
 
-/// `crumble stop`.
-pub(crate) fn stop(names: &[Name], limit: Duration) -> Result<ExitCode, Failure> {
+/// Does something with machines, one after the other, and prints the name of each when it is done.
+fn each(
+    names: &[Name],
+    act: impl Fn(&Handle) -> Result<(), detached::Error>,
+) -> Result<ExitCode, Failure> {
     for name in names {
-        Handle::open(name)?.stop(limit)?;
+        act(&Handle::open(name)?)?;
         println!("{name}");
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// `crumble stop`.
+pub(crate) fn stop(names: &[Name], limit: Duration) -> Result<ExitCode, Failure> {
+    each(names, |handle| handle.stop(limit))
 }
 
 /// `crumble restart`.
@@ -165,20 +173,12 @@ pub(crate) fn restart(names: &[Name], limit: Duration) -> Result<ExitCode, Failu
 
 /// `crumble kill`.
 pub(crate) fn kill(names: &[Name], signal: i32) -> Result<ExitCode, Failure> {
-    for name in names {
-        Handle::open(name)?.kill(signal)?;
-        println!("{name}");
-    }
-    Ok(ExitCode::SUCCESS)
+    each(names, |handle| handle.kill(signal))
 }
 
 /// `crumble pause` and `crumble unpause`.
 pub(crate) fn pause(names: &[Name], pause: bool) -> Result<ExitCode, Failure> {
-    for name in names {
-        Handle::open(name)?.pause(pause)?;
-        println!("{name}");
-    }
-    Ok(ExitCode::SUCCESS)
+    each(names, |handle| handle.pause(pause))
 }
 
 /// `crumble wait`.
@@ -255,11 +255,7 @@ pub(crate) fn list(options: &Ps) -> Result<ExitCode, Failure> {
         }
     }
     if options.json {
-        let text = serde_json::to_string_pretty(&machines);
-        println!(
-            "{}",
-            text.map_err(|error| system("print the list")(error.into()))?
-        );
+        print(&json(&machines)?)?;
     } else if options.quiet {
         machines
             .iter()

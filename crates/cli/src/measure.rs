@@ -3,9 +3,9 @@
 use std::{fmt::Write as _, process::ExitCode, time::Duration};
 
 use crumble::{Error, Machine, Name, Timings};
-use detached::{Handle, Process, Stats};
+use detached::{Handle, Stats};
 
-use crate::report::{Failure, system};
+use crate::report::{self, Failure, print};
 
 /// Prints how long each phase took.
 pub(crate) fn timings(machine: &Machine, command: Duration, teardown: Duration) {
@@ -54,14 +54,8 @@ fn milliseconds(duration: Duration) -> f64 {
 
 /// Prints what the processes of a running machine cost, and the VMM's exits.
 pub(crate) fn stats(machine: &Machine) -> Result<(), Error> {
-    let processes = machine.processes().into_iter();
-    let processes = processes.map(|process| Process {
-        name: process.name,
-        pid: process.pid,
-        private_bytes: process.private_bytes,
-    });
     let stats = Stats {
-        processes: processes.collect(),
+        processes: machine.processes(),
         exits: machine.stats()?.exits,
     };
     eprint!("{}", table(&stats));
@@ -71,15 +65,11 @@ pub(crate) fn stats(machine: &Machine) -> Result<(), Error> {
 /// `crumble stats`.
 pub(crate) fn of_machine(name: &Name, json: bool) -> Result<ExitCode, Failure> {
     let stats = Handle::open(name)?.stats()?;
-    if json {
-        let text = serde_json::to_string_pretty(&stats);
-        println!(
-            "{}",
-            text.map_err(|error| system("print it")(error.into()))?
-        );
-    } else {
-        print!("{}", table(&stats));
-    }
+    let text = match json {
+        true => report::json(&stats)?,
+        false => table(&stats),
+    };
+    print(&text)?;
     Ok(ExitCode::SUCCESS)
 }
 

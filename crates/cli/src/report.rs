@@ -2,13 +2,14 @@
 
 use std::{
     error::Error,
-    io::{self, IsTerminal},
+    io::{self, IsTerminal, Write as _},
     iter,
     path::PathBuf,
     process::{ExitCode, ExitStatus},
 };
 
 use nix::sys::signal::Signal;
+use serde::Serialize;
 
 /// The exit code of timeout(1) when the time was up.
 const TIMEOUT: u8 = 124;
@@ -123,6 +124,18 @@ impl Failure {
 /// A failure of the system's.
 pub(crate) fn system(what: &'static str) -> impl FnOnce(io::Error) -> Failure {
     move |source| Failure::System { what, source }
+}
+
+/// Writes a report to standard output.
+pub(crate) fn print(text: &str) -> Result<(), Failure> {
+    let written = io::stdout().write_all(text.as_bytes());
+    written.map_err(system("print the report"))
+}
+
+/// A report for programs.
+pub(crate) fn json(value: &impl Serialize) -> Result<String, Failure> {
+    let text = serde_json::to_string_pretty(value);
+    Ok(text.map_err(|error| system("print the report")(error.into()))? + "\n")
 }
 
 pub(crate) const RED: u8 = 31;

@@ -73,7 +73,7 @@ pub(crate) fn size(how: &How) -> Result<Option<Size>, Failure> {
 fn work(task: &Task, size: Option<Size>, tell: &Teller<Ran>) -> Result<Ran, Failure> {
     let mut builder = builder(task);
     if task.life.console {
-        builder = builder.console(io::stderr()).verbose();
+        builder = builder.console(io::stderr());
     }
     let machine = start(builder)?;
     let began = Instant::now();
@@ -89,7 +89,10 @@ fn work(task: &Task, size: Option<Size>, tell: &Teller<Ran>) -> Result<Ran, Fail
 
 /// The machine that is described.
 pub(crate) fn builder(task: &Task) -> Builder {
-    let builder = Machine::described(task.spec.clone()).pull(task.life.pull.pull());
+    let mut builder = Machine::described(task.spec.clone()).pull(task.life.pull.pull());
+    if task.life.console {
+        builder = builder.verbose();
+    }
     match &task.life.pcap {
         Some(file) => builder.pcap(file),
         None => builder,

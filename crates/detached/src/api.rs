@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::SystemTime};
 
-use crumble::image::Config;
+use crumble::{ProcessInfo, image::Config};
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
@@ -25,7 +25,7 @@ pub struct State {
     /// Ports of the host that lead to it.
     pub published: Vec<String>,
     /// Its processes.
-    pub processes: Vec<Process>,
+    pub processes: Vec<ProcessInfo>,
     /// Whether its command has a terminal.
     pub terminal: bool,
     /// The environment of commands in it.
@@ -57,24 +57,13 @@ impl std::fmt::Display for Status {
     }
 }
 
-/// A process of a machine.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Process {
-    /// What it is: `vmm`, `fs-root`.
-    pub name: String,
-    /// Its process id on the host.
-    pub pid: i32,
-    /// Its anonymous memory in bytes, without the guest's.
-    pub private_bytes: Option<u64>,
-}
-
 /// What `GET /v1/stats` answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stats {
     /// Exits to the VMM by reason, summed over vCPUs.
     pub exits: BTreeMap<String, u64>,
     /// The machine's processes.
-    pub processes: Vec<Process>,
+    pub processes: Vec<ProcessInfo>,
 }
 
 /// What `POST /v1/stop` takes.

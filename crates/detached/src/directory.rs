@@ -169,10 +169,6 @@ impl Directory {
     /// [`Error::Running`], or if something in it cannot be removed.
     pub fn remove(&self) -> Result<(), Error> {
         let _lock = self.lock()?;
-        self.remove_locked()
-    }
-
-    pub(crate) fn remove_locked(&self) -> Result<(), Error> {
         fs::remove_dir_all(&self.path).map_err(file("remove", &self.path))
     }
 

@@ -17,7 +17,6 @@ use crumble::{Child, Command, Machine, Remote, Stdio, image::Config};
 
 use crate::{
     Directory, Ended, Error, State, Status, Stream,
-    api::Process,
     log::{self, Rotating},
     server,
 };
@@ -137,17 +136,6 @@ impl Running {
     pub(crate) fn agent(&self) -> io::Result<UnixStream> {
         self.machine.agent_stream()
     }
-
-    pub(crate) fn processes(&self) -> Vec<Process> {
-        let processes = self.machine.processes().into_iter();
-        processes
-            .map(|process| Process {
-                name: process.name,
-                pid: process.pid,
-                private_bytes: process.private_bytes,
-            })
-            .collect()
-    }
 }
 
 impl Ended {
@@ -221,7 +209,7 @@ impl Shared {
                 let ports = running.machine.published().iter();
                 ports.map(ToString::to_string).collect()
             }),
-            processes: running.map_or_else(Vec::new, Running::processes),
+            processes: running.map_or_else(Vec::new, |running| running.machine.processes()),
             terminal: running.is_some_and(|running| running.has_terminal),
             config: running.map_or_else(Config::default, |running| running.config.clone()),
         }

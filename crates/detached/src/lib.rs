@@ -31,7 +31,7 @@ mod time;
 
 use std::{io, path::PathBuf};
 
-pub use api::{Process, State, Stats, Status, signal_number};
+pub use api::{State, Stats, Status, signal_number};
 use crumble::Name;
 pub use directory::{Description, Directory, Ended};
 pub use handle::Handle;

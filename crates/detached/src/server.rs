@@ -193,7 +193,7 @@ fn not_running() -> Response {
 fn stats(running: &Running) -> Result<Stats, crumble::Error> {
     Ok(Stats {
         exits: running.machine.stats()?.exits,
-        processes: running.processes(),
+        processes: running.machine.processes(),
     })
 }
 
@@ -383,14 +383,15 @@ fn kill(stream: &UnixStream, shared: &Shared, signal: i32) -> Response {
 
 #[cfg(test)]
 mod tests {
+    use crumble::ProcessInfo;
+
     use super::*;
-    use crate::Process;
 
     #[test]
     fn metrics_are_in_the_format_of_prometheus() {
         let stats = Stats {
             exits: [("a \"b\"".to_owned(), 3)].into(),
-            processes: vec![Process {
+            processes: vec![ProcessInfo {
                 name: "vmm".to_owned(),
                 pid: 1,
                 private_bytes: Some(4096),

@@ -32,8 +32,8 @@ pub(crate) struct Table {
     user: Option<String>,
     /// Number of virtual CPUs, 1 to 254.
     #[serde(default, deserialize_with = "cpus")]
-    #[schemars(range(min = 1, max = 254))]
-    cpus: Option<u8>,
+    #[schemars(with = "Option<u8>", range(min = 1, max = 254))]
+    cpus: Option<Cpus>,
     /// Memory of the guest, as in 512M or 2G.
     memory: Option<Text<Memory>>,
     /// none, user or tap=NAME, with settings after commas.
@@ -67,10 +67,7 @@ impl Table {
     pub(crate) fn into_file(self) -> MachineFile {
         let default = MachineSpec::new(self.image.0);
         let spec = MachineSpec {
-            cpus: self
-                .cpus
-                .and_then(|number| number.try_into().ok())
-                .unwrap_or(default.cpus),
+            cpus: self.cpus.unwrap_or(default.cpus),
             memory: self.memory.map_or(default.memory, Text::into_inner),
             shares: self.share.into_iter().map(|share| share.0).collect(),
             volumes: self.volume.into_iter().map(|volume| volume.0).collect(),
@@ -96,10 +93,9 @@ impl Table {
 }
 
 /// The number is checked where it stands.
-fn cpus<'d, D: Deserializer<'d>>(from: D) -> Result<Option<u8>, D::Error> {
+fn cpus<'d, D: Deserializer<'d>>(from: D) -> Result<Option<Cpus>, D::Error> {
     let number = u8::deserialize(from)?;
-    let checked = Cpus::try_from(number).map_err(D::Error::custom)?;
-    Ok(Some(checked.get()))
+    Cpus::try_from(number).map(Some).map_err(D::Error::custom)
 }
 
 /// What `crumble run` takes as a word.

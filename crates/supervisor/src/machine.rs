@@ -11,6 +11,7 @@ use std::{
 };
 
 use handoff::Channel;
+use serde::{Deserialize, Serialize};
 use wire::{
     agent::Ready,
     vmm::{End, Request, Stats},
@@ -43,7 +44,7 @@ pub(crate) const PAUSE: u8 = b'p';
 pub(crate) const RESUME: u8 = b'r';
 
 /// One process of a machine.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessInfo {
     /// What it is: `vmm`, `vsock`, `fs-root`.
     pub name: String,
