@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
+    console,
     layout::{Layer, Layout},
     support::{all_gone, eventually, fails_of, family, lives, programs, send, stdout_of, tests},
 };
@@ -30,6 +31,7 @@ tests![
     a_command_that_nobody_waits_for_is_hung_up_on,
     a_machine_that_is_paused_stands_still,
     a_command_is_typed_to_and_watched,
+    a_machine_without_a_command_is_typed_to_and_watched,
 ];
 
 /// Machines of nobody else.
@@ -421,4 +423,25 @@ fn a_command_is_typed_to_and_watched() {
         .unwrap();
     place.stdout("kill here");
     assert!(child.wait_with_output().unwrap().status.success());
+}
+
+fn a_machine_without_a_command_is_typed_to_and_watched() {
+    let place = Place::new();
+    let layout = console::layout();
+    let name = layout.name();
+    let run = "run -d --network none --name here --init /bin/init";
+    place.stdout(&format!("{run} {name}"));
+    let shows = |words: &str| place.stdout("logs here").contains(words);
+    eventually("it asks who logs in", || shows("console login: "));
+    let mut attached = place.crumble("attach here");
+    attached.stdin(Stdio::piped()).stdout(Stdio::null());
+    let mut attached = attached.spawn().unwrap();
+    let mut typed = attached.stdin.take().unwrap();
+    typed.write_all(b"root\n").unwrap();
+    eventually("it asks for the password", || shows("Password: "));
+    typed.write_all(b"secret\n").unwrap();
+    eventually("a shell", || shows("# "));
+    typed.write_all(b"poweroff\n").unwrap();
+    assert_eq!(place.stdout("wait here"), "0\n");
+    assert!(attached.wait().unwrap().success());
 }

@@ -13,6 +13,7 @@
 
 mod bad_input;
 mod builds;
+mod console;
 mod detached;
 mod disks;
 mod ends;
@@ -122,6 +123,7 @@ fn trials(body: impl Fn(String, fn()) -> Body) -> Vec<Trial> {
     let groups = [
         ("bad_input", bad_input::TESTS),
         ("builds", builds::TESTS),
+        ("console", console::TESTS),
         ("detached", detached::TESTS),
         ("disks", disks::TESTS),
         ("ends", ends::TESTS),

@@ -51,7 +51,7 @@ pub fn run() -> ExitCode {
     match sys::fork_single_threaded() {
         Ok(Some(server)) => {
             let init = setup.ok().and_then(|prepared| prepared.init);
-            if let Some(error) = init.map(|path| hand_over(&path)) {
+            if let Some(error) = init.map(|init| hand_over(&init)) {
                 log(Level::Error, &error);
             }
             reap(server)
@@ -79,7 +79,14 @@ struct Prepared {
     /// The overlay's upper directory, if the root is one, and whether it is kept.
     upper: Option<(OwnedFd, bool)>,
     /// Who becomes process 1.
-    init: Option<String>,
+    init: Option<Init>,
+}
+
+/// The root's own init.
+struct Init {
+    path: String,
+    /// It is to find `/dev/hvc0`.
+    terminal: bool,
 }
 
 fn set_up() -> Result<Prepared> {
@@ -102,7 +109,8 @@ fn set_up() -> Result<Prepared> {
     let (soft, hard) = OPEN_FILES;
     setrlimit(Resource::RLIMIT_NOFILE, soft, hard).map_err(cannot("raise the limit of files"))?;
     network::set_up(setup.network.as_ref())?;
-    let init = setup.init;
+    let terminal = setup.terminal;
+    let init = setup.init.map(|path| Init { path, terminal });
     Ok(Prepared { upper, init })
 }
 
@@ -123,7 +131,8 @@ fn serve(init_at: u64, setup: Result<Prepared>) -> Result<()> {
     let _ = fs::write("/proc/self/oom_score_adj", "-1000");
     let listener = vsock::listener(PORT)?;
     let setup = setup.and_then(|prepared| {
-        prepared.init.as_deref().map_or(Ok(()), await_init)?;
+        let init = prepared.init.as_ref();
+        init.map_or(Ok(()), |init| await_init(&init.path))?;
         Ok(prepared)
     });
     let setup = setup.map_err(|error| wire::chain(&error));
@@ -191,11 +200,22 @@ fn patience_with_init() -> Option<Duration> {
     starting.then_some(Duration::from_secs(30))
 }
 
+/// Driver and device agree on the terminal while the guest goes on, and an init looks for it once.
+fn await_terminal() {
+    let begin = Instant::now();
+    while begin.elapsed() < Duration::from_secs(2) && !fs::exists("/dev/hvc0").unwrap_or(false) {
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
 /// Makes the root's own init of this process, which returns only if that fails.
-fn hand_over(path: &str) -> Error {
+fn hand_over(Init { path, terminal }: &Init) -> Error {
+    if *terminal {
+        await_terminal();
+    }
     sys::default_sigpipe();
     let failed = cannot(format!("execute {path} as process 1"));
-    let Ok(program) = CString::new(path) else {
+    let Ok(program) = CString::new(path.as_str()) else {
         return failed(Errno::EINVAL);
     };
     let environment = [

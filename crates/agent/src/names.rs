@@ -130,6 +130,7 @@ mod tests {
             mounts: Vec::new(),
             network,
             init: None,
+            terminal: false,
         }
     }
 

@@ -326,6 +326,7 @@ Examples:
   crumble run --share .:/src --workdir /src host -- make test
   crumble run -it busybox                      a shell
   crumble run --init systemd debian-systemd -- systemctl is-system-running --wait
+  crumble run -it --init systemd debian-systemd   a login, until the guest powers off
   crumble run alpine -- cat /etc/os-release    an image of a registry, fetched if it is not here
   crumble run --cpus 4 --memory 2G ./rootfs -- /bin/app
   crumble run --disk data.img host -- mount /dev/vda /mnt
@@ -529,6 +530,12 @@ pub(crate) struct Task {
 }
 
 impl Task {
+    /// Whether nothing of ours runs in the machine: its init does, until it powers off, and whoever runs
+    /// the machine is at its terminal.
+    pub(crate) const fn runs_by_itself(&self) -> bool {
+        self.spec.terminal
+    }
+
     fn new(mut spec: MachineSpec, life: Life, command: Vec<OsString>) -> Self {
         let name = spec.name.take();
         // A detached machine has a name in any case, and keeps what there is to be kept: what is
@@ -539,6 +546,7 @@ impl Task {
         );
         let keeps = !life.rm && (is_image || !life.detach);
         spec.name = name.clone().filter(|_| keeps);
+        spec.terminal = spec.init.is_some() && command.is_empty() && life.entrypoint.is_none();
         Self {
             spec,
             name,
@@ -577,6 +585,7 @@ impl From<Run> for Task {
             kernel: machine.kernel,
             hostname: machine.hostname.unwrap_or_default(),
             init: machine.init,
+            terminal: false,
             name: machine.name,
             image: run.image,
         };

@@ -6,7 +6,7 @@ use std::{
     time::Instant,
 };
 
-use crumble::Remote;
+use crumble::{Remote, Size};
 use signal_hook::consts::SIGWINCH;
 
 use crate::{
@@ -23,9 +23,29 @@ enum Message<T> {
     /// This process got a signal.
     Signal(i32),
     /// The command runs, and this controls it.
-    Running(Remote),
+    Running(Box<dyn Control>),
     /// The command ended, or never began.
     Done(Result<T, Failure>),
+}
+
+/// What controls a command, or whatever else is waited for.
+pub(crate) trait Control: Send {
+    /// Its terminal has this size now.
+    fn resize(&self, size: Size);
+
+    /// This process got a signal that is meant for it.
+    fn signal(&self, signal: i32);
+}
+
+/// A guest that is gone gets no signals, and its end is reported by other means.
+impl Control for Remote {
+    fn resize(&self, size: Size) {
+        let _ = self.resize(size);
+    }
+
+    fn signal(&self, signal: i32) {
+        let _ = self.signal(signal);
+    }
 }
 
 /// How the wait for a command ended.
@@ -39,9 +59,9 @@ pub(crate) enum Attended<T> {
 pub(crate) struct Teller<T>(Sender<Message<T>>);
 
 impl<T> Teller<T> {
-    pub(crate) fn running(&self, remote: Remote) {
+    pub(crate) fn running(&self, control: impl Control + 'static) {
         // Nobody listens any more if the process is about to end.
-        let _ = self.0.send(Message::Running(remote));
+        let _ = self.0.send(Message::Running(Box::new(control)));
     }
 }
 
@@ -75,7 +95,7 @@ fn heed<T>(
     deadline: Option<Instant>,
     tty: bool,
 ) -> Result<Attended<T>, Failure> {
-    let mut running: Option<Remote> = None;
+    let mut running: Option<Box<dyn Control>> = None;
     let mut raw = None;
     let mut requests = 0;
     loop {
@@ -90,16 +110,16 @@ fn heed<T>(
                 drop(raw);
                 return done.map(Attended::Done);
             }
-            Ok(Message::Running(remote)) => {
+            Ok(Message::Running(control)) => {
                 if tty {
                     raw = Some(Raw::enter().map_err(system("prepare the terminal"))?);
                 }
-                running = Some(remote);
+                running = Some(control);
             }
             Ok(Message::Signal(signal)) => {
                 requests += u32::from(signals::ends(signal));
                 match &running {
-                    Some(remote) if requests < PATIENCE => pass_on(remote, signal),
+                    Some(control) if requests < PATIENCE => pass_on(&**control, signal),
                     _ if signals::ends(signal) => return Ok(Attended::Signalled(signal)),
                     _ => {}
                 }
@@ -108,13 +128,12 @@ fn heed<T>(
     }
 }
 
-/// A guest that is gone gets no signals, and its end is reported by other means.
-fn pass_on(remote: &Remote, signal: i32) {
-    let _ = match (signal, terminal::size()) {
-        (SIGWINCH, Some(size)) => remote.resize(size),
-        (SIGWINCH, None) => Ok(()),
-        _ => remote.signal(signal),
-    };
+fn pass_on(control: &dyn Control, signal: i32) {
+    match (signal, terminal::size()) {
+        (SIGWINCH, Some(size)) => control.resize(size),
+        (SIGWINCH, None) => {}
+        _ => control.signal(signal),
+    }
 }
 
 #[cfg(test)]

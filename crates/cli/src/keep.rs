@@ -108,8 +108,7 @@ impl Work for Task {
     }
 
     fn command<'m>(&self, machine: &'m Machine) -> Option<Command<'m>> {
-        let runs_by_itself = self.command.is_empty() && self.life.entrypoint.is_none();
-        if self.spec.init.is_some() && runs_by_itself {
+        if self.runs_by_itself() {
             return None;
         }
         let mut command = run::command(self, self.life.how.tty.then_some(SIZE), machine);

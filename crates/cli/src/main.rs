@@ -12,6 +12,7 @@ mod attach;
 mod attend;
 mod bars;
 mod build;
+mod console;
 mod doctor;
 mod images;
 mod inspection;

@@ -6,25 +6,26 @@ use std::{
     io::{self, IsTerminal},
     os::unix::ffi::OsStrExt,
     process::ExitCode,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use crumble::{Builder, Command, ExitStatus, Machine, Size, Stdio};
+use crumble::{Builder, Command, Machine, Size, Stdio};
 use indicatif::ProgressBar;
 
 use crate::{
     arguments::{How, Task},
     attend::{Attended, Teller, attend},
     bars::Bars,
-    machines, measure,
+    console, machines, measure,
     report::{Failure, YELLOW, paint, signal_code, signal_name},
     terminal,
 };
 
-/// A command that ran to its end.
+/// A command, or a machine without one, that ran to its end.
 struct Ran {
-    machine: Machine,
-    status: ExitStatus,
+    machine: Arc<Machine>,
+    code: u8,
     took: Duration,
 }
 
@@ -58,7 +59,7 @@ pub(crate) fn run(task: Task) -> Result<ExitCode, Failure> {
             if task.life.timings {
                 measure::timings(&ran.machine, ran.took, teardown);
             }
-            Ok(ExitCode::from(ran.status.exit_code()))
+            Ok(ExitCode::from(ran.code))
         }
     }
 }
@@ -75,14 +76,18 @@ fn work(task: &Task, size: Option<Size>, tell: &Teller<Ran>) -> Result<Ran, Fail
     if task.life.console {
         builder = builder.console(io::stderr());
     }
-    let machine = start(builder)?;
+    let machine = Arc::new(start(builder)?);
     let began = Instant::now();
-    let mut child = command(task, size, &machine).spawn()?;
-    tell.running(child.remote()?);
-    let status = child.wait()?;
+    let code = if task.runs_by_itself() {
+        console::work(&machine, &task.life.how, size, tell)?
+    } else {
+        let mut child = command(task, size, &machine).spawn()?;
+        tell.running(child.remote()?);
+        child.wait()?.exit_code()
+    };
     Ok(Ran {
         machine,
-        status,
+        code,
         took: began.elapsed(),
     })
 }
@@ -189,11 +194,13 @@ pub(crate) fn variable_of(text: &OsStr) -> Option<(OsString, OsString)> {
 
 /// Ends the machine in good order, and tells how long that took.
 fn finish(task: &Task, ran: &Ran) -> Result<Duration, Failure> {
-    if task.life.stats {
+    if task.life.stats && ran.machine.try_wait()?.is_none() {
         measure::stats(&ran.machine)?;
     }
     let began = Instant::now();
-    ran.machine.shutdown()?;
+    if ran.machine.try_wait()?.is_none() {
+        ran.machine.shutdown()?;
+    }
     Ok(began.elapsed())
 }
 

@@ -24,8 +24,8 @@ use wire::{
 };
 
 use crate::{
-    Error, Image, Images, MachineSpec, Published, Share, busybox, disks, external, host, images,
-    kept::Kept, network, volumes,
+    Error, Image, Images, MachineSpec, Published, Share, Terminal, busybox, disks, external, host,
+    images, kept::Kept, network, volumes,
 };
 
 /// What the kernel is told. The serial port is there for its last words, so it says nothing else;
@@ -89,6 +89,8 @@ pub(crate) struct Assembled {
     pub(crate) locks: Vec<Flock<File>>,
     /// How the image is to be run.
     pub(crate) config: image::Config,
+    /// Our end of the guest's terminal, if it has one.
+    pub(crate) terminal: Option<Terminal>,
     /// The ports that lead to the guest.
     pub(crate) published: Vec<Published>,
     /// What the caller should know, a sentence each.
@@ -134,6 +136,11 @@ pub(crate) fn assemble(
     let network = network::connect(spec, pcap)?;
     setup.network = network.guest;
     devices.extend(network.device);
+    let terminal = spec.terminal.then(Terminal::new).transpose()?;
+    let terminal = terminal.map(|(terminal, device)| {
+        devices.push(device);
+        terminal
+    });
     let external = spec.external.iter().enumerate();
     let external = external.map(|(index, device)| external::connect(device, index));
     let external = external.collect::<Result<_, _>>()?;
@@ -165,6 +172,7 @@ pub(crate) fn assemble(
         plan,
         locks,
         config,
+        terminal,
         published: network.published,
         warnings: network.warnings,
     })
@@ -306,6 +314,7 @@ fn file_systems(
         mounts: Vec::new(),
         network: None,
         init: spec.init.as_ref().map(ToString::to_string),
+        terminal: spec.terminal,
     };
     Ok((setup, devices))
 }
@@ -407,6 +416,7 @@ fn drivers(spec: &MachineSpec, setup: &Setup) -> Vec<&'static str> {
     } else if !spec.disks.is_empty() {
         drivers.extend(kernel::BLOCK_MODULES);
     }
+    drivers.extend(spec.terminal.then_some(kernel::CONSOLE_MODULE));
     let external = spec.external.iter();
     drivers.extend(external.filter_map(|device| kernel::driver(device.virtio_id)));
     // Of the same devices there may be several.

@@ -249,12 +249,13 @@ fn user() -> Finding {
 }
 
 fn programs() -> Finding {
-    const PROGRAMS: [&str; 8] = [
+    const PROGRAMS: [&str; 9] = [
         "crumble-vmm",
         "crumble-dev-fs",
         "crumble-dev-vsock",
         "crumble-dev-net",
         "crumble-dev-block",
+        "crumble-dev-console",
         "crumble-dialer",
         "crumble-unpack",
         "crumble-agent",

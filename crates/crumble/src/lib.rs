@@ -74,6 +74,7 @@ pub mod partitions;
 mod serve;
 mod stdio;
 pub mod tap;
+mod terminal;
 mod volumes;
 
 pub use agent_client::{Error as AgentError, FailureKind, Remote, Size};
@@ -100,5 +101,6 @@ pub use spec::{
 };
 pub use stdio::Stdio;
 pub use supervisor::{ProcessInfo, Timings};
+pub use terminal::Terminal;
 pub use volumes::Volumes;
 pub use wire::vmm::{End, Stats};

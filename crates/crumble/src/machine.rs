@@ -18,7 +18,7 @@ use wire::agent::Upper;
 
 use crate::{
     Cpus, Disk, End, Error, External, Guest, Hostname, Image, Init, MachineSpec, Memory, Name,
-    Network, ProcessInfo, Publish, Published, Pull, Share, Stats, Timings, Volume,
+    Network, ProcessInfo, Publish, Published, Pull, Share, Stats, Terminal, Timings, Volume,
     assemble::{Beside, Extras, assemble},
 };
 
@@ -155,6 +155,14 @@ impl Builder {
         self
     }
 
+    /// Gives the guest a terminal that is not a command's, `/dev/hvc0`. systemd asks there who logs in;
+    /// other inits are told to.
+    #[must_use]
+    pub const fn terminal(mut self) -> Self {
+        self.spec.terminal = true;
+        self
+    }
+
     /// Makes the image's own init process 1, as a whole system has it. Commands run beside what it
     /// starts, and do not wait for that. [`Machine::shutdown`] asks it to end the machine.
     #[must_use]
@@ -258,6 +266,7 @@ impl Builder {
                 SHUTDOWN_LIMIT
             },
             locks: assembled.locks,
+            terminal: assembled.terminal,
             published: assembled.published,
             warnings: assembled.warnings,
         })
@@ -276,6 +285,7 @@ pub struct Machine {
     /// Others may use what it has written when it is gone.
     #[expect(dead_code, reason = "its life is the lock's")]
     locks: Vec<Flock<File>>,
+    terminal: Option<Terminal>,
     published: Vec<Published>,
     warnings: Vec<String>,
 }
@@ -402,6 +412,15 @@ impl Machine {
     /// If the machine has ended.
     pub fn stats(&self) -> Result<Stats, Error> {
         Ok(self.inner.stats()?)
+    }
+
+    /// The guest's terminal, if it was given one: [`Builder::terminal`].
+    ///
+    /// # Errors
+    /// If there are no descriptors left.
+    pub fn terminal(&self) -> io::Result<Option<Terminal>> {
+        let terminal = self.terminal.as_ref();
+        terminal.map(Terminal::try_clone).transpose()
     }
 
     /// The machine's processes on this host, the VMM first.

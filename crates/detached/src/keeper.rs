@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use crumble::{Child, Command, Machine, Remote, Stdio, image::Config};
+use crumble::{Child, Command, Machine, Remote, Stdio, Terminal, image::Config};
 
 use crate::{
     Directory, Ended, Error, State, Status, Stream,
@@ -126,9 +126,27 @@ pub(crate) struct Running {
     pub(crate) config: Config,
     /// None if it runs no command of ours.
     pub(crate) command: Option<Arc<Remote>>,
-    /// The command's standard input, or its terminal; none if it reads nothing of anybody's.
-    pub(crate) input: Option<Arc<UnixStream>>,
+    /// None if nobody reads anything of anybody's.
+    pub(crate) input: Option<Arc<Input>>,
     pub(crate) has_terminal: bool,
+}
+
+/// Where it goes what is typed.
+pub(crate) enum Input {
+    /// A command's standard input, or its terminal.
+    Command(UnixStream),
+    /// The guest's own terminal.
+    Guest(Terminal),
+}
+
+impl Input {
+    /// Passes everything on.
+    pub(crate) fn take(&self, from: &mut impl Read) -> io::Result<u64> {
+        match self {
+            Self::Command(stream) => io::copy(from, &mut &*stream),
+            Self::Guest(terminal) => io::copy(from, &mut terminal.try_clone()?),
+        }
+    }
 }
 
 impl Running {
@@ -321,16 +339,19 @@ impl Shared {
         });
         let child = child.transpose()?;
         let remote = child.as_ref().map(Child::remote).transpose()?;
-        let streams = child.as_ref().map(|child| (&child.terminal, &child.stdin));
-        let (terminal, stdin) = streams.unwrap_or((&None, &None));
-        let input = terminal.as_ref().or(stdin.as_ref());
-        let input = input.map(UnixStream::try_clone).transpose();
-        let has_terminal = terminal.is_some();
+        let input = match &child {
+            Some(child) => input_of(child),
+            None => machine.terminal().map(|found| found.map(Input::Guest)),
+        };
+        let input = input.map_err(crumble::Error::Stream)?;
         let running = Running {
             config: work.config(&machine),
             command: remote.map(Arc::new),
-            input: input.map_err(crumble::Error::Stream)?.map(Arc::new),
-            has_terminal,
+            has_terminal: match &child {
+                Some(child) => child.terminal.is_some(),
+                None => input.is_some(),
+            },
+            input: input.map(Arc::new),
             machine: Arc::clone(&machine),
         };
         self.update(|inner| inner.running = Some(running));
@@ -339,7 +360,7 @@ impl Shared {
         }
         let code = match child {
             Some(child) => self.attend(child, &machine),
-            None => Ok(machine.wait().map(|_| 0)?),
+            None => self.look_after(&machine),
         };
         self.update(|inner| (inner.running, inner.is_paused) = (None, false));
         code
@@ -347,7 +368,13 @@ impl Shared {
 
     /// Waits for a command, and ends its machine.
     fn attend(self: &Arc<Self>, mut child: Child, machine: &Machine) -> Result<u8, Error> {
-        let copiers = self.copy(&mut child)?;
+        let terminal = child.terminal.take().or_else(|| child.stdout.take());
+        let streams = [
+            (Stream::Stdout, terminal),
+            (Stream::Stderr, child.stderr.take()),
+        ];
+        let streams = streams.into_iter();
+        let copiers = self.copy(streams.filter_map(|(stream, from)| Some((stream, from?))))?;
         // To wait for a child closes its input.
         let _stdin = child.stdin.take();
         let status = child.wait()?;
@@ -361,22 +388,31 @@ impl Shared {
         Ok(status.exit_code())
     }
 
-    /// Notes in the log what a command writes.
-    fn copy(self: &Arc<Self>, child: &mut Child) -> Result<Vec<JoinHandle<()>>, Error> {
+    /// Waits for a machine without a command of ours.
+    fn look_after(self: &Arc<Self>, machine: &Machine) -> Result<u8, Error> {
+        let terminal = machine.terminal().map_err(crumble::Error::Stream)?;
+        let copiers = self.copy(terminal.map(|terminal| (Stream::Stdout, terminal)))?;
+        machine.wait()?;
+        for copier in copiers {
+            let _ = copier.join();
+        }
+        Ok(0)
+    }
+
+    /// Notes in the log what is written there, each on a thread.
+    fn copy(
+        self: &Arc<Self>,
+        streams: impl IntoIterator<Item = (Stream, impl Read + Send + 'static)>,
+    ) -> Result<Vec<JoinHandle<()>>, Error> {
         let path = self.directory.log();
         let log = Rotating::open(&path).map_err(crate::file("open", &path))?;
         let log = Arc::new(Mutex::new(log));
-        let terminal = child.terminal.take().or_else(|| child.stdout.take());
-        let streams = [
-            (Stream::Stdout, terminal),
-            (Stream::Stderr, child.stderr.take()),
-        ];
-        let copy = |(stream, source): (Stream, Option<UnixStream>)| {
-            let (source, log, shared) = (source?, Arc::clone(&log), Arc::clone(self));
+        let copy = |(stream, source)| {
+            let (log, shared) = (Arc::clone(&log), Arc::clone(self));
             let body = move || shared.take_down(stream, source, &log);
-            Some(thread::Builder::new().name("log".to_owned()).spawn(body))
+            thread::Builder::new().name("log".to_owned()).spawn(body)
         };
-        let copiers: io::Result<_> = streams.into_iter().filter_map(copy).collect();
+        let copiers: io::Result<_> = streams.into_iter().map(copy).collect();
         copiers.map_err(|source| Error::System {
             what: "start a thread",
             source,
@@ -385,7 +421,7 @@ impl Shared {
 
     /// A log that cannot be written, on a disk that is full, costs what was not written and nothing
     /// else.
-    fn take_down(&self, stream: Stream, mut source: UnixStream, log: &Mutex<Rotating>) {
+    fn take_down(&self, stream: Stream, mut source: impl Read, log: &Mutex<Rotating>) {
         let mut buffer = vec![0; 64 << 10];
         loop {
             let length = match source.read(&mut buffer) {
@@ -400,6 +436,13 @@ impl Shared {
             self.show(&lines);
         }
     }
+}
+
+/// Where a command reads what is typed.
+fn input_of(child: &Child) -> io::Result<Option<Input>> {
+    let stream = child.terminal.as_ref().or(child.stdin.as_ref());
+    let stream = stream.map(UnixStream::try_clone).transpose()?;
+    Ok(stream.map(Input::Command))
 }
 
 fn code_of(error: &Error) -> u8 {

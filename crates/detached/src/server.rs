@@ -20,7 +20,7 @@ use crate::{
     api::{AGENT, ATTACH, Complaint, Kill, ROUTES, Resize, Stop, stop_signal},
     file,
     http::{self, Request, Response},
-    keeper::{Running, Shared, describe},
+    keeper::{Input, Running, Shared, describe},
 };
 
 /// Connections at a time. A command in the guest has up to four.
@@ -257,7 +257,7 @@ fn attach(mut stream: &UnixStream, request: &Request, shared: &Shared) -> Result
     let body = move || {
         let mut from = &from;
         let _ = match input.as_deref() {
-            Some(mut to) => io::copy(&mut from, &mut to),
+            Some(input) => input.take(&mut from),
             None => io::copy(&mut from, &mut io::sink()),
         };
     };
@@ -274,18 +274,18 @@ fn attach(mut stream: &UnixStream, request: &Request, shared: &Shared) -> Result
 }
 
 fn resize(shared: &Shared, size: Resize) -> Response {
-    let Some(Running {
-        command: Some(command),
-        ..
-    }) = shared.running()
-    else {
-        return not_running();
-    };
     let Resize { rows, columns } = size;
-    match command.resize(crumble::Size { rows, columns }) {
-        Ok(()) => json(&serde_json::json!({})),
-        Err(error) => complaint(500, &describe(&error)),
-    }
+    let size = crumble::Size { rows, columns };
+    with(shared, |running| {
+        match (&running.command, running.input.as_deref()) {
+            (Some(command), _) => command.resize(size)?,
+            (None, Some(Input::Guest(terminal))) => {
+                terminal.resize(size).map_err(crumble::Error::Stream)?
+            }
+            (None, _) => {}
+        }
+        Ok(json(&serde_json::json!({})))
+    })
 }
 
 /// Makes the connection one with the guest's agent.

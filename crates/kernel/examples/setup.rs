@@ -30,6 +30,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         mounts: Vec::new(),
         network: None,
         init: None,
+        terminal: false,
     };
     std::io::stdout().write_all(&kernel::setup_archive(&setup)?)?;
     Ok(())

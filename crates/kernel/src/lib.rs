@@ -55,6 +55,9 @@ pub const BLOCK_MODULES: &[&str] = &[
     "virtio_blk",
 ];
 
+/// The module that a machine with a terminal needs besides.
+pub const CONSOLE_MODULE: &str = "virtio_console";
+
 /// The modules that a machine with an image for its root needs besides.
 pub const IMAGE_MODULES: &[&str] = &[
     // Its layers are partitions of one disk.
@@ -69,7 +72,7 @@ pub const fn driver(virtio_id: u16) -> Option<&'static str> {
     match virtio_id {
         1 => Some("virtio_net"),
         2 => Some("virtio_blk"),
-        3 => Some("virtio_console"),
+        3 => Some(CONSOLE_MODULE),
         4 => Some("virtio_rng"),
         8 => Some("virtio_scsi"),
         _ => None,

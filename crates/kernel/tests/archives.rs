@@ -95,6 +95,7 @@ fn the_setup_survives_its_archive_behind_another() {
         mounts: Vec::new(),
         network: None,
         init: None,
+        terminal: false,
     };
     let archive = setup_archive(&setup).unwrap();
     let directory = tempfile::tempdir().unwrap();

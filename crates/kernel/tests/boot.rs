@@ -110,6 +110,7 @@ fn setup(root: Root) -> Setup {
         mounts: Vec::new(),
         network: None,
         init: None,
+        terminal: false,
     }
 }
 

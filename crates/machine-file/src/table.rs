@@ -78,6 +78,7 @@ impl Table {
             kernel: self.kernel,
             hostname: self.hostname.map_or(default.hostname, Text::into_inner),
             init: self.init.map(Text::into_inner),
+            terminal: false,
             name: self.name.map(Text::into_inner),
             image: default.image,
         };

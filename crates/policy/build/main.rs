@@ -8,12 +8,13 @@ use std::process::ExitCode;
 use std::{env, fs, io};
 
 /// The components, each with a file of its name.
-const COMPONENTS: [&str; 7] = [
+const COMPONENTS: [&str; 8] = [
     "vmm",
     "dev-fs",
     "dev-vsock",
     "dev-net",
     "dev-block",
+    "dev-console",
     "dialer",
     "unpack",
 ];

@@ -90,23 +90,25 @@ fn argument(index: usize, value: u64) -> [u64; 6] {
     arguments
 }
 
-const COMPONENTS: [&str; 7] = [
+const COMPONENTS: [&str; 8] = [
     "vmm",
     "dev-fs",
     "dev-vsock",
     "dev-net",
     "dev-block",
+    "dev-console",
     "dialer",
     "unpack",
 ];
 
 /// Those that serve a machine. What unpacks layers has one thread and no stream.
-const SERVING: [&str; 6] = [
+const SERVING: [&str; 7] = [
     "vmm",
     "dev-fs",
     "dev-vsock",
     "dev-net",
     "dev-block",
+    "dev-console",
     "dialer",
 ];
 

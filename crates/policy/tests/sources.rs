@@ -76,6 +76,7 @@ fn a_call_of_another_architecture_is_named_unless_it_says_so() {
         "dev-vsock",
         "dev-net",
         "dev-block",
+        "dev-console",
         "dialer",
         "unpack",
     ] {

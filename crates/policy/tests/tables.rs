@@ -10,13 +10,14 @@ fn every_component_has_a_table_and_others_have_none() {
         "dev-vsock",
         "dev-net",
         "dev-block",
+        "dev-console",
         "dialer",
         "unpack",
     ] {
         assert_eq!(policy::component(name).unwrap().component, name);
     }
     assert!(policy::component("nobody").is_none());
-    assert_eq!(policy::all().len(), 7);
+    assert_eq!(policy::all().len(), 8);
 }
 
 #[test]

@@ -176,6 +176,8 @@ pub struct MachineSpec {
     pub hostname: Hostname,
     /// The image's own init, as process 1; ours without.
     pub init: Option<Init>,
+    /// The guest has a terminal that is not a command's, `/dev/hvc0`, for its init to ask who logs in.
+    pub terminal: bool,
     /// What is written is kept under this name; it is gone with the machine without.
     pub name: Option<Name>,
 }
@@ -197,6 +199,7 @@ impl MachineSpec {
             kernel: None,
             hostname: Hostname::default(),
             init: None,
+            terminal: false,
             name: None,
         }
     }

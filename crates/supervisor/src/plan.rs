@@ -101,6 +101,9 @@ impl Device {
     const NET_CONTROL: u16 = 64;
     /// The block device (virtio 1.2, section 5.2): request queues.
     const BLOCK_ID: u16 = 2;
+    /// The console device (virtio 1.2, section 5.3): two queues for each port, and two of control.
+    const CONSOLE_ID: u16 = 3;
+    const CONSOLE_QUEUE: u16 = 64;
     /// The file-system device (virtio 1.2, section 5.11): a high priority queue and one request
     /// queue.
     const FS_ID: u16 = 26;
@@ -178,6 +181,30 @@ impl Device {
             queues: vec![wire::block::Config::QUEUE_SIZE; config.queues.into()],
             config: encode(config)?,
             resources: resources.collect(),
+            dialer: None,
+            replaceable: true,
+        })
+    }
+
+    /// A console device with these ports: a name, and a socket that keeps the boundaries of messages
+    /// ([`wire::console`]).
+    ///
+    /// # Errors
+    /// If the configuration is too long to be sent.
+    pub fn console(ports: Vec<(String, OwnedFd)>) -> Result<Self, wire::Error> {
+        let queues = ports.len().saturating_add(1).saturating_mul(2);
+        let (ports, sockets): (_, Vec<_>) = ports.into_iter().unzip();
+        let sockets = sockets.into_iter().enumerate();
+        let config = wire::console::Config { ports };
+        Ok(Self {
+            name: "terminal".to_owned(),
+            component: "dev-console".to_owned(),
+            virtio_id: Self::CONSOLE_ID,
+            queues: vec![Self::CONSOLE_QUEUE; queues],
+            config: encode(&config)?,
+            resources: sockets
+                .map(|(port, socket)| (wire::console::Config::resource(port), socket))
+                .collect(),
             dialer: None,
             replaceable: true,
         })

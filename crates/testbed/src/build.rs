@@ -45,6 +45,7 @@ pub const PRODUCTS: &[Product] = &[
     product("dev-vsock", VSOCK, true),
     product("dev-net", "crumble-dev-net", true),
     product("dev-block", "crumble-dev-block", true),
+    product("dev-console", "crumble-dev-console", true),
     product("dialer", "crumble-dialer", true),
     product("unpack", "crumble-unpack", true),
     product("agent", AGENT, true),

@@ -292,6 +292,7 @@ fn prepare(design: &Design<'_>) -> Result<(PathBuf, String, PathBuf)> {
         mounts: Vec::new(),
         network: design.network.cloned(),
         init: None,
+        terminal: false,
     };
     let mut archive = fs::read(&base).map_err(file("read", &base))?;
     archive.extend(kernel::setup_archive(&setup)?);

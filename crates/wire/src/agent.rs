@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 
 /// The version of this module's messages. A host and an agent of different versions refuse each
 /// other with [`Event::Failed`] of [`FailureKind::Version`].
-pub const VERSION: u16 = 4;
+pub const VERSION: u16 = 5;
 
 /// The vsock port that the agent listens on.
 pub const PORT: u32 = 1024;
@@ -65,6 +65,8 @@ pub struct Setup {
     /// The root's own init, an absolute path: it becomes process 1 when all is set up, and the agent
     /// serves as a process beside it. Without, the agent is process 1.
     pub init: Option<String>,
+    /// There is a console device: the root's init finds `/dev/hvc0`.
+    pub terminal: bool,
 }
 
 /// The guest's network interface, set up before a command runs and without asking anybody.

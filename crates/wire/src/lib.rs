@@ -3,7 +3,8 @@
 //! Each module holds the whole vocabulary of one boundary: [`agent`] between the host and the
 //! guest's init, [`vmm`] between the supervisor and the VMM, [`vsock`] between the supervisor and
 //! the vsock device, [`net`] between the network device and the dialer, [`unpack`] between the
-//! supervisor and what unpacks a layer; [`fs`] and [`block`] are what those devices are started with.
+//! supervisor and what unpacks a layer, [`console`] between the console device and who is at its ports;
+//! [`fs`] and [`block`] are what those devices are started with.
 //! [`frame`] is how a message travels over a byte stream; over sockets that keep message boundaries,
 //! [`encode`] and [`decode`] are enough.
 //!
@@ -14,6 +15,7 @@
 
 pub mod agent;
 pub mod block;
+pub mod console;
 pub mod frame;
 pub mod fs;
 pub mod net;

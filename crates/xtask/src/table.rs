@@ -85,6 +85,12 @@ pub(crate) const HOUSE: &[Row] = &[
         &["jailer", "policy", "vq-driver"],
     ),
     row(
+        "dev-console",
+        1,
+        &["device", "handoff", "wire"],
+        &["vq-driver"],
+    ),
+    row(
         "dialer",
         1,
         &["device", "handoff", "wire"],
@@ -205,6 +211,7 @@ pub(crate) const EXPOSED: &[&str] = &[
     "dev-vsock",
     "dev-net",
     "dev-block",
+    "dev-console",
     "dialer",
     "erofs",
     "unpack",

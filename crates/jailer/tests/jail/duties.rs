@@ -28,7 +28,14 @@ type Duty = (
 const SERVING: [&str; 5] = ["vmm", "dev-vsock", "dev-fs", "dev-net", "dialer"];
 
 /// The dialer has one thread.
-const THREADED: [&str; 5] = ["vmm", "dev-vsock", "dev-fs", "dev-net", "dev-block"];
+const THREADED: [&str; 6] = [
+    "vmm",
+    "dev-vsock",
+    "dev-fs",
+    "dev-net",
+    "dev-block",
+    "dev-console",
+];
 
 const DUTIES: &[Duty] = &[
     ("threads_run_and_are_joined", &THREADED, threads),

@@ -30,12 +30,13 @@ pub(crate) static GRANTED_PORT: AtomicU16 = AtomicU16::new(0);
 pub(crate) static PORT: AtomicU16 = AtomicU16::new(0);
 
 /// Every component that has a policy.
-pub(crate) const COMPONENTS: [&str; 7] = [
+pub(crate) const COMPONENTS: [&str; 8] = [
     "vmm",
     "dev-vsock",
     "dev-fs",
     "dev-net",
     "dev-block",
+    "dev-console",
     "dialer",
     "unpack",
 ];
