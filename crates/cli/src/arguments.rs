@@ -746,13 +746,16 @@ Examples:
 
 Names are those of docker and podman: alpine is docker.io/library/alpine:latest. Who you are to a
 registry is taken from ~/.docker/config.json, as `docker login` and `podman login` write it, and its
-credential helpers. Mirrors, and registries without TLS, are named in
+credential helpers. Mirrors, registries with certificates of your own, and those without TLS are named in
 ~/.config/crumble/registries.toml:
   [[registry]]
   name = \"docker.io\"
   mirrors = [\"mirror.example.org/hub\"]
   [[registry]]
-  name = \"registry.internal:5000\"
+  name = \"registry.internal\"
+  ca = \"/etc/ssl/internal.pem\"
+  [[registry]]
+  name = \"registry.local:5000\"
   insecure = true";
 
 /// What to do with images.

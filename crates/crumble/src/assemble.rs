@@ -4,6 +4,7 @@ use std::{
     collections::HashSet,
     fs::{File, OpenOptions},
     io::{self, Write},
+    mem,
     os::{
         fd::{AsRawFd, OwnedFd},
         unix::fs::OpenOptionsExt,
@@ -17,7 +18,7 @@ use nix::{
     fcntl::{Flock, OFlag},
     sys::memfd::MFdFlags,
 };
-use supervisor::{Device, Plan, Programs};
+use supervisor::{Device, External, Plan, Programs};
 use wire::{
     agent::{Lower, Mount, READY_PORT, Root, Setup, Upper, VERSION},
     fs,
@@ -108,8 +109,62 @@ pub(crate) fn assemble(
     host::check_memory(spec.memory)?;
     let programs = extras.programs.take().map_or_else(own_directory, Ok)?;
     let cache = Cache::of_user().map_err(Error::Kernel)?;
-    let mut root = root(spec, &mut extras, &programs, &cache)?;
+    let root = root(spec, &mut extras, &programs, &cache)?;
     let programs = Programs::in_directory(programs);
+    let furnished = furnish(spec, &mut extras, root)?;
+    let setup = &furnished.setup;
+    let kernel = resolve(spec, &cache, progress)?;
+    let drivers = drivers(spec, setup);
+    let initramfs = initramfs(&kernel, &programs, setup, &drivers, &cache)?;
+    let line = if extras.verbose {
+        VERBOSE_COMMAND_LINE
+    } else {
+        COMMAND_LINE
+    };
+    let plan = Plan {
+        programs,
+        kvm,
+        kernel: open(&kernel.vmlinux)?,
+        initramfs,
+        cpus: spec.cpus.get(),
+        memory: spec.memory.bytes(),
+        command_line: line.to_owned(),
+        devices: furnished.devices,
+        external: furnished.external,
+        vsock: Some(wire::vsock::Config {
+            guest_cid: GUEST_CID,
+            accept_ports: vec![READY_PORT],
+        }),
+        console: extras.console,
+    };
+    Ok(Assembled {
+        plan,
+        locks: furnished.locks,
+        config: furnished.config,
+        terminal: furnished.terminal,
+        published: furnished.published,
+        warnings: furnished.warnings,
+    })
+}
+
+/// What a machine has, and what its agent is told of it.
+struct Furnished {
+    setup: Setup,
+    devices: Vec<Device>,
+    external: Vec<External>,
+    locks: Vec<Flock<File>>,
+    config: image::Config,
+    terminal: Option<Terminal>,
+    published: Vec<Published>,
+    warnings: Vec<String>,
+}
+
+/// Opens what the devices serve.
+fn furnish(
+    spec: &MachineSpec,
+    extras: &mut Extras,
+    mut root: RootParts,
+) -> Result<Furnished, Error> {
     let mut locks: Vec<_> = root.kept.take().into_iter().collect();
     let config = root.config.clone();
     // They are the guest's first.
@@ -127,7 +182,7 @@ pub(crate) fn assemble(
     }
     let (mut setup, others) = file_systems(spec, &shares, root)?;
     devices.extend(others);
-    for (index, beside) in extras.beside.into_iter().enumerate() {
+    for (index, beside) in mem::take(&mut extras.beside).into_iter().enumerate() {
         let (mount, device) = mount(index, beside)?;
         setup.mounts.push(mount);
         devices.extend(device);
@@ -137,39 +192,14 @@ pub(crate) fn assemble(
     setup.network = network.guest;
     devices.extend(network.device);
     let terminal = spec.terminal.then(Terminal::new).transpose()?;
-    let terminal = terminal.map(|(terminal, device)| {
-        devices.push(device);
-        terminal
-    });
+    let (terminal, console) = terminal.unzip();
+    devices.extend(console);
     let external = spec.external.iter().enumerate();
     let external = external.map(|(index, device)| external::connect(device, index));
-    let external = external.collect::<Result<_, _>>()?;
-    let kernel = resolve(spec, &cache, progress)?;
-    let drivers = drivers(spec, &setup);
-    let initramfs = initramfs(&kernel, &programs, &setup, &drivers, &cache)?;
-    let line = if extras.verbose {
-        VERBOSE_COMMAND_LINE
-    } else {
-        COMMAND_LINE
-    };
-    let plan = Plan {
-        programs,
-        kvm,
-        kernel: open(&kernel.vmlinux)?,
-        initramfs,
-        cpus: spec.cpus.get(),
-        memory: spec.memory.bytes(),
-        command_line: line.to_owned(),
+    Ok(Furnished {
+        setup,
         devices,
-        external,
-        vsock: Some(wire::vsock::Config {
-            guest_cid: GUEST_CID,
-            accept_ports: vec![READY_PORT],
-        }),
-        console: extras.console,
-    };
-    Ok(Assembled {
-        plan,
+        external: external.collect::<Result<_, _>>()?,
         locks,
         config,
         terminal,

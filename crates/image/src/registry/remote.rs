@@ -36,12 +36,7 @@ struct Spot<'a> {
 impl<'a> Remote<'a> {
     pub(crate) fn new(reference: &'a Reference, registries: &'a Registries) -> Self {
         let places = registries.places(reference).into_iter().map(|place| Spot {
-            session: Session::new(
-                &place.registry,
-                place.insecure,
-                registries.credentials(),
-                registries.patience,
-            ),
+            session: Session::new(&place, registries.credentials(), registries.patience),
             repository: place.repository,
         });
         Self {

@@ -5,7 +5,7 @@ use std::{
     fmt::Write as _,
     fs::File,
     io::{self, Read},
-    sync::{Mutex, OnceLock, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -14,7 +14,7 @@ use serde::Deserialize;
 use ureq::{
     Agent, Body, SendBody,
     http::{HeaderMap, Method, Response, Uri, header},
-    tls::TlsConfig,
+    tls::{RootCerts, TlsConfig},
 };
 
 use super::{
@@ -22,6 +22,7 @@ use super::{
     challenge::{self, Bearer, Challenge},
     credentials::Login,
     retry::Failure,
+    settings::Place,
 };
 use crate::{Error, text};
 
@@ -113,19 +114,21 @@ struct Word {
 }
 
 impl<'a> Session<'a> {
-    pub(crate) fn new(
-        registry: &str,
-        insecure: bool,
-        credentials: &'a Credentials,
-        patience: Patience,
-    ) -> Self {
-        let tls = TlsConfig::builder().disable_verification(insecure).build();
+    pub(crate) fn new(place: &Place, credentials: &'a Credentials, patience: Patience) -> Self {
+        let Place {
+            registry, insecure, ..
+        } = place;
+        let tls = TlsConfig::builder().disable_verification(*insecure);
+        let tls = match &place.authorities {
+            Some(authorities) => tls.root_certs(RootCerts::Specific(Arc::clone(authorities))),
+            None => tls,
+        };
         let config = Agent::config_builder()
             .http_status_as_error(false)
             // We follow ourselves, to say who gets what.
             .max_redirects(0)
             .max_redirects_will_error(false)
-            .tls_config(tls)
+            .tls_config(tls.build())
             .timeout_resolve(Some(patience.stall))
             .timeout_connect(Some(patience.stall))
             .timeout_per_read(Some(patience.stall))
@@ -137,7 +140,7 @@ impl<'a> Session<'a> {
         };
         Self {
             registry: registry.to_owned(),
-            insecure,
+            insecure: *insecure,
             agent: config.new_agent(),
             scheme: OnceLock::new(),
             authorizations: Mutex::default(),

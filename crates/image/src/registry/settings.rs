@@ -1,9 +1,16 @@
 //! What a host's administrator and its user say of registries.
 
-use std::{env, fs, io, path::PathBuf, time::Duration};
+use std::{
+    collections::HashMap,
+    env, fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use serde::Deserialize;
 use spec::Reference;
+use ureq::tls::{Certificate, PemItem, parse_pem};
 
 use super::Credentials;
 use crate::{Error, Result, error::file};
@@ -12,10 +19,15 @@ use crate::{Error, Result, error::file};
 #[derive(Debug, Clone, Default)]
 pub struct Registries {
     entries: Vec<Registry>,
+    /// What the files of the entries hold, by the entry's name.
+    authorities: HashMap<String, Authorities>,
     credentials: Credentials,
     /// How long to wait, and how often to try.
     pub patience: Patience,
 }
+
+/// Certificates of those who vouch for a registry.
+pub(crate) type Authorities = Arc<Vec<Certificate<'static>>>;
 
 /// One registry.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -30,6 +42,10 @@ pub struct Registry {
     /// Whether it may do without TLS, or with a certificate that nobody vouches for.
     #[serde(default)]
     pub insecure: bool,
+    /// A file of certificates in PEM. Who has one of these vouches for the registry, and for where it sends
+    /// us; nobody else does.
+    #[serde(default)]
+    pub ca: Option<PathBuf>,
 }
 
 #[derive(Deserialize)]
@@ -64,7 +80,7 @@ impl Default for Patience {
 }
 
 /// A place to look for an image.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) struct Place {
     /// Host and port.
     pub(crate) registry: String,
@@ -72,15 +88,21 @@ pub(crate) struct Place {
     pub(crate) repository: String,
     /// Whether it may do without a certificate.
     pub(crate) insecure: bool,
+    /// Who vouches for it, if not those who do for most.
+    pub(crate) authorities: Option<Authorities>,
 }
 
 impl Registries {
     /// With these entries, and no credentials.
     ///
     /// # Errors
-    /// Which name or mirror is none.
+    /// Which name or mirror is none, or which file has no certificates.
     pub fn new(entries: Vec<Registry>) -> Result<Self, String> {
+        let mut authorities = HashMap::new();
         for entry in &entries {
+            if let Some(file) = &entry.ca {
+                authorities.insert(entry.name.clone(), certificates(file)?);
+            }
             let host = |text: &str| place(text).is_some_and(|(_, path)| path.is_empty());
             if entry.name != "docker.io" && !host(&entry.name) {
                 return Err(format!(
@@ -96,6 +118,7 @@ impl Registries {
         }
         Ok(Self {
             entries,
+            authorities,
             ..Self::default()
         })
     }
@@ -127,7 +150,7 @@ impl Registries {
     /// # Errors
     /// As [`Self::of_user`].
     pub fn in_files(files: impl IntoIterator<Item = PathBuf>) -> Result<Self> {
-        let mut entries = Vec::new();
+        let mut all = Self::default();
         for path in files {
             let text = match fs::read_to_string(&path) {
                 Ok(text) => text,
@@ -137,14 +160,16 @@ impl Registries {
             let written = toml::from_str::<Written>(&text).map_err(|error| error.to_string());
             let checked = written.and_then(|written| Self::new(written.registry));
             match checked {
-                Ok(checked) => entries.extend(checked.entries),
+                Ok(checked) => {
+                    all.entries.extend(checked.entries);
+                    for (name, authorities) in checked.authorities {
+                        all.authorities.entry(name).or_insert(authorities);
+                    }
+                }
                 Err(reason) => return Err(Error::Configuration { path, reason }),
             }
         }
-        Ok(Self {
-            entries,
-            ..Self::default()
-        })
+        Ok(all)
     }
 
     /// The same, with these credentials.
@@ -167,27 +192,44 @@ impl Registries {
             .unwrap_or_default();
         let mirror = |text: &String| {
             let (registry, path) = place(text)?;
-            Some(Place {
-                insecure: self.insecure(&registry),
-                registry,
-                repository: format!("{path}{repository}"),
-            })
+            Some(self.place(registry, format!("{path}{repository}")))
         };
         let mut places: Vec<Place> = mirrors.iter().filter_map(mirror).collect();
-        places.push(Place {
-            registry: reference.registry().to_owned(),
-            repository: repository.to_owned(),
-            insecure: self.insecure(reference.registry()),
-        });
+        places.push(self.place(reference.registry().to_owned(), repository.to_owned()));
         places
+    }
+
+    fn place(&self, registry: String, repository: String) -> Place {
+        Place {
+            insecure: self.entry(&registry).is_some_and(|entry| entry.insecure),
+            authorities: self.authorities.get(&registry).cloned(),
+            registry,
+            repository,
+        }
     }
 
     fn entry(&self, registry: &str) -> Option<&Registry> {
         self.entries.iter().find(|entry| entry.name == registry)
     }
+}
 
-    fn insecure(&self, registry: &str) -> bool {
-        self.entry(registry).is_some_and(|entry| entry.insecure)
+/// The certificates in a file.
+fn certificates(path: &Path) -> Result<Authorities, String> {
+    let failed = |reason: String| format!("{}: {reason}", path.display());
+    let text = fs::read(path).map_err(|error| failed(error.to_string()))?;
+    let mut certificates = Vec::new();
+    for item in parse_pem(&text) {
+        if let PemItem::Certificate(certificate) =
+            item.map_err(|error| failed(error.to_string()))?
+        {
+            certificates.push(certificate);
+        }
+    }
+    match certificates.is_empty() {
+        true => Err(failed(
+            "there is no certificate in it; write PEM".to_owned(),
+        )),
+        false => Ok(Arc::new(certificates)),
     }
 }
 

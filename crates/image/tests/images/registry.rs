@@ -1,6 +1,6 @@
 //! Registries that work, more or less.
 
-use std::{fs, sync::atomic::Ordering, time::Duration};
+use std::{fs, path::Path, sync::atomic::Ordering, time::Duration};
 
 use image::{Error, Platform, Policy, Pull, Registries, Registry};
 
@@ -288,6 +288,7 @@ fn a_mirror_is_asked_first_and_the_registry_if_it_fails() {
                 .map(|mirror| format!("{}/hub", mirror.host))
                 .collect(),
             insecure: false,
+            ca: None,
         }])
         .unwrap();
         registries.patience = hasty().patience;
@@ -376,6 +377,7 @@ fn what_a_mirror_made_up_is_fetched_from_the_registry() {
             name: home.host.clone(),
             mirrors: vec![mirror.host.clone()],
             insecure: false,
+            ca: None,
         }])
         .unwrap();
         registries.patience = hasty().patience;
@@ -402,10 +404,41 @@ fn a_certificate_that_nobody_vouches_for_is_good_for_insecure_registries_alone()
         name: fake.host.clone(),
         mirrors: Vec::new(),
         insecure: true,
+        ca: None,
     }])
     .unwrap();
     registries.patience = hasty().patience;
     let lax = store(root.path()).with_registries(registries);
     get(&lax, &name).unwrap();
+    assert_eq!(fake.blobs_asked(), 2);
+}
+
+#[test]
+fn a_registry_is_vouched_for_by_those_that_the_user_names_alone() {
+    let fake = Fake::encrypted();
+    fake.add("latest", &Sample::new(&[b"x"]));
+    let directory = tempfile::tempdir().unwrap();
+    let with = |ca: &str| {
+        let mut registries = Registries::new(vec![Registry {
+            name: fake.host.clone(),
+            mirrors: Vec::new(),
+            insecure: false,
+            ca: Some(directory.path().join(ca)),
+        }])?;
+        registries.patience = hasty().patience;
+        Ok::<_, String>(store(&directory.path().join("store")).with_registries(registries))
+    };
+    let localhost = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/images/localhost");
+    for name in ["certificate.pem", "other.pem"] {
+        fs::copy(localhost.join(name), directory.path().join(name)).unwrap();
+    }
+    fs::write(directory.path().join("empty.pem"), "").unwrap();
+    for (wrong, word) in [("no-such.pem", "No such file"), ("empty.pem", "write PEM")] {
+        let error = with(wrong).unwrap_err();
+        assert!(error.contains(word) && error.contains(wrong), "{error}");
+    }
+    let error = get(&with("other.pem").unwrap(), &fake.name("x")).unwrap_err();
+    assert!(fake.log().is_empty(), "{error}");
+    get(&with("certificate.pem").unwrap(), &fake.name("x")).unwrap();
     assert_eq!(fake.blobs_asked(), 2);
 }
