@@ -11,6 +11,7 @@ use crate::{
     error::Fault,
     glob::Glob,
     root::{Entry, Kind, Root, entry, names, resolve_in},
+    worker::Fetched,
 };
 
 /// How words are taken.
@@ -65,6 +66,12 @@ pub(crate) enum Item {
     },
     /// A here-document.
     Text { name: String, content: String },
+    /// What was fetched from an address.
+    Fetched {
+        /// None if the address does not end with one.
+        name: Option<String>,
+        fetched: Fetched,
+    },
     /// An archive, which is unpacked.
     Archive { path: PathBuf, format: Format },
 }
@@ -87,7 +94,7 @@ impl Item {
                 let first = found.first();
                 first.is_some_and(|first| first.entry.kind == Kind::Directory)
             }
-            Self::Text { .. } => false,
+            Self::Text { .. } | Self::Fetched { .. } => false,
             Self::Archive { .. } => true,
         }
     }
@@ -108,6 +115,10 @@ impl Item {
             Self::Text { name, content } => {
                 keying.texts(["text", name.as_str(), content].into_iter());
             }
+            Self::Fetched { name, fetched } => {
+                keying.texts(["fetched", fetched.digest.as_str()].into_iter());
+                keying.maybe(name.as_deref());
+            }
             Self::Archive { path, format } => {
                 keying.text(&format!("archive, {format:?}"));
                 if let Some(file) = entry(source, path)? {
@@ -117,6 +128,15 @@ impl Item {
         }
         Ok(())
     }
+}
+
+/// The name of a file at an address: its path's last part.
+pub(crate) fn name_at(address: &str) -> Option<&str> {
+    let path = address.split(['?', '#']).next()?;
+    let (_, path) = path.split_once("://")?;
+    let (_, name) = path.rsplit_once('/')?;
+    let is_name = !matches!(name, "" | "." | "..");
+    is_name.then_some(name)
 }
 
 /// What a word names in a tree; `missing` says why there is nothing.

@@ -7,11 +7,11 @@ use crate::{
     chmod::Chmod,
     config::Config,
     context::Context,
-    copy::{Item, Taking, select},
+    copy::{Item, Taking, name_at, select},
     error::Fault,
     evaluate::Evaluation,
     glob::Glob,
-    instruction::{CopyWords, Source},
+    instruction::{CopyWords, Source, is_address},
     layer::{Target, Writer},
     root::{Kind, Root, entry, owner, resolve_in},
     state::State,
@@ -58,13 +58,14 @@ impl Evaluation<'_> {
     }
 
     fn items(
-        &self,
+        &mut self,
         state: &State,
         words: &CopyWords,
         source: &mut dyn Root,
     ) -> Result<Vec<Item>, Fault> {
+        let context = self.context;
         let missing = |word: &str| match &words.from {
-            None => explain(self.context, word),
+            None => explain(context, word),
             Some(from) => format!("\"{word}\" is not in {from}; check the path"),
         };
         let exclude = words.exclude.iter().map(|pattern| {
@@ -81,6 +82,10 @@ impl Evaluation<'_> {
             match one {
                 Source::Path(text) => {
                     let word = state.nonempty(text, "a path")?;
+                    if words.add && is_address(&word) {
+                        items.push(self.fetch(state, words, &word)?);
+                        continue;
+                    }
                     items.extend(select(source, &word, &taking, &missing)?);
                 }
                 Source::Heredoc(heredoc) => items.push(Item::Text {
@@ -95,6 +100,17 @@ impl Evaluation<'_> {
             }
         }
         Ok(items)
+    }
+
+    fn fetch(&mut self, state: &State, words: &CopyWords, address: &str) -> Result<Item, Fault> {
+        let checksum = words.checksum.as_ref().map(|text| state.word(text));
+        let checksum = checksum.transpose()?;
+        let fetched = self.worker.fetch(address, checksum.as_deref());
+        let fetched = fetched.map_err(Fault::failed(format!("fetch {address}")))?;
+        Ok(Item::Fetched {
+            name: name_at(address).map(str::to_owned),
+            fetched,
+        })
     }
 
     pub(crate) fn workdir(&mut self, state: &mut State, text: &str) -> Result<(), Fault> {

@@ -78,6 +78,8 @@ pub(crate) struct CopyWords {
     pub(crate) parents: bool,
     /// Patterns of what is left out.
     pub(crate) exclude: Vec<String>,
+    /// The digest of an address's content.
+    pub(crate) checksum: Option<String>,
     pub(crate) sources: Vec<Source>,
     pub(crate) destination: String,
 }
@@ -207,9 +209,7 @@ pub(crate) fn value((name, value): &Flag) -> Result<String> {
 pub(crate) fn no_such_flag(name: &str, known: &str) -> String {
     match name {
         "security" => "--security is not supported; a command has a machine of its own".to_owned(),
-        "keep-git-dir" | "checksum" => {
-            format!("--{name} is for addresses, which ADD does not fetch here")
-        }
+        "keep-git-dir" => format!("--{name} is for git, from which ADD does not fetch here"),
         _ => format!("there is no flag --{name}, but {known}"),
     }
 }
@@ -318,6 +318,7 @@ fn copy(raw: &Raw, escape: char) -> Result<CopyWords> {
         chmod: None,
         parents: false,
         exclude: Vec::new(),
+        checksum: None,
         sources: sources.collect(),
         destination,
     };
@@ -327,11 +328,12 @@ fn copy(raw: &Raw, escape: char) -> Result<CopyWords> {
             "chown" => copy.chown = Some(value(flag)?),
             "chmod" => copy.chmod = Some(value(flag)?),
             "exclude" => copy.exclude.push(value(flag)?),
+            "checksum" if add => copy.checksum = Some(value(flag)?),
             "parents" if !add => copy.parents = !matches!(flag.1.as_deref(), Some("false")),
             // How the layer is made, which is always so here.
             "link" => {}
             name if add => {
-                let known = "--chown, --chmod, --exclude and --link";
+                let known = "--chown, --chmod, --checksum, --exclude and --link";
                 return Err(no_such_flag(name, known));
             }
             name => {
@@ -354,18 +356,32 @@ fn check_copy(copy: &CopyWords) -> Result<()> {
     if let Some(chmod) = copy.chmod.as_ref().filter(|chmod| !chmod.contains('$')) {
         Chmod::parse(chmod)?;
     }
-    let paths = copy.sources.iter().filter_map(|source| match source {
+    let mut paths = copy.sources.iter().filter_map(|source| match source {
         Source::Path(path) => Some(path),
         Source::Heredoc(_) => None,
     });
-    let addresses = ["http://", "https://", "ftp://", "git://", "git@", "ssh://"];
-    let mut fetched = paths.filter(|path| addresses.iter().any(|start| path.starts_with(start)));
-    match fetched.next() {
+    let refused = |path: &&String| match copy.add {
+        true => ["ftp://", "git://", "git@", "ssh://"]
+            .iter()
+            .any(|start| path.starts_with(start)),
+        false => is_address(path),
+    };
+    match paths.find(refused) {
+        Some(address) if copy.add => Err(format!(
+            "\"{address}\" is not fetched, but http and https are; fetch it with RUN, or before"
+        )),
         Some(address) => Err(format!(
-            "\"{address}\" is not fetched; download it before and copy the file, or fetch it with RUN"
+            "\"{address}\" is not in the context; ADD fetches addresses"
         )),
         None => Ok(()),
     }
+}
+
+/// Whether `ADD` fetches it.
+pub(crate) fn is_address(word: &str) -> bool {
+    ["http://", "https://"]
+        .iter()
+        .any(|start| word.starts_with(start))
 }
 
 fn arguments(rest: &str, escape: char) -> Result<Vec<(String, Option<String>)>> {

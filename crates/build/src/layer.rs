@@ -102,6 +102,12 @@ impl<'a> Writer<'a> {
             Item::Tree { at, .. } if item.is_directory() => path.iter().chain(at).collect(),
             Item::Tree { name, at, .. } if into => path.join(at).join(name),
             Item::Text { name, .. } if into => path.join(name),
+            Item::Fetched { name, .. } if into => {
+                let name = name.as_ref().ok_or_else(|| {
+                    "the address does not end with a file's name; write what to call it".to_owned()
+                })?;
+                path.join(name)
+            }
             _ => path.to_owned(),
         };
         match item {
@@ -120,6 +126,14 @@ impl<'a> Writer<'a> {
                     &Special::of(&Kind::File),
                     &mut content.as_bytes(),
                 )
+            }
+            Item::Fetched { fetched, .. } => {
+                let action = "read what was fetched";
+                let (mut file, size) = fetched.open().map_err(Fault::failed(action))?;
+                // As BuildKit has it, and docker before.
+                let this = made(Kind::File, 0o600, size);
+                self.check(&path, false)?;
+                self.add(&path, this, &Special::of(&Kind::File), &mut file)
             }
             Item::Archive { path: from, format } => {
                 let mut contents = archive::decompressed(source, from, *format)?;

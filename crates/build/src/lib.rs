@@ -48,7 +48,7 @@ pub use evaluate::{Built, Options, build};
 pub use ignore::Ignore;
 pub use mounts::{Mount, MountKind, Owner, Sharing};
 pub use root::{Entry, Kind, Root};
-pub use worker::{Base, Layer, Network, Run, Script, Step, Worker};
+pub use worker::{Base, Fetched, Layer, Network, Run, Script, Step, Worker};
 
 /// Reads a Dockerfile and forgets it; for fuzzing.
 ///

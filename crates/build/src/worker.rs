@@ -1,6 +1,9 @@
 //! What a build asks of others: images, machines that run commands, and a store of layers.
 
-use std::io::{self, Write};
+use std::{
+    fs::File,
+    io::{self, Seek as _, Write},
+};
 
 use crate::{
     cache::Key,
@@ -84,6 +87,25 @@ pub enum Step<'a> {
     Warning(&'a str),
 }
 
+/// What was fetched from an address.
+#[derive(Debug)]
+pub struct Fetched {
+    /// Its content.
+    pub file: File,
+    /// What tells it from any other content.
+    pub digest: String,
+}
+
+impl Fetched {
+    /// The content from its beginning, and its length in bytes.
+    pub(crate) fn open(&self) -> io::Result<(File, u64)> {
+        let mut file = self.file.try_clone()?;
+        file.rewind()?;
+        let size = file.metadata()?.len();
+        Ok((file, size))
+    }
+}
+
 /// Whoever does what a build needs. All of it is called from one thread.
 pub trait Worker {
     /// The image that a reference names, for a platform such as `linux/arm64`.
@@ -92,6 +114,14 @@ pub trait Worker {
     ///
     /// It cannot be had.
     fn base(&mut self, reference: &str, platform: &str) -> Result<Base, BoxError>;
+
+    /// Fetches what is at an address of http or https. If there is a `checksum`, as in `sha256:...`, it is
+    /// what the content has to have.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be had, or is something else.
+    fn fetch(&mut self, address: &str, checksum: Option<&str>) -> Result<Fetched, BoxError>;
 
     /// A view of the root that layers make, the lowest first; of no layers it is empty.
     ///

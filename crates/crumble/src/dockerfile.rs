@@ -13,10 +13,10 @@ use std::{
 };
 
 use build::{
-    Base, BoxError, Built, Context, Key, Layer, Mount, MountKind, Network as Reach, Run, Step,
-    Worker,
+    Base, BoxError, Built, Context, Fetched, Key, Layer, Mount, MountKind, Network as Reach, Run,
+    Step, Worker,
 };
-use image::{Hold, Policy, Pull};
+use image::{Hold, Patience, Policy, Pull};
 use serde_json::{Value, json};
 
 use crate::{
@@ -342,6 +342,13 @@ impl Worker for Site<'_> {
                 .unwrap_or_default(),
             layers: layers.into_iter().map(|layer| self.name(layer)).collect(),
         })
+    }
+
+    fn fetch(&mut self, address: &str, checksum: Option<&str>) -> Result<Fetched, BoxError> {
+        let checksum = checksum.map(str::parse).transpose()?;
+        let (file, digest) = image::fetch(address, checksum.as_ref(), Patience::default())?;
+        let digest = digest.to_string();
+        Ok(Fetched { file, digest })
     }
 
     fn root(&mut self, layers: &[Layer]) -> Result<Box<dyn build::Root>, BoxError> {

@@ -16,6 +16,12 @@ pub(crate) type Cause = Box<dyn std::error::Error + Send + Sync>;
 /// Why an image cannot be had.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// What is at an address was not to be had.
+    #[error("{reason}")]
+    Fetch {
+        /// What the server said, or what became of the connection.
+        reason: String,
+    },
     /// A file or directory could not be used.
     #[error("cannot {action} {}", path.display())]
     File {

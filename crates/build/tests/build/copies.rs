@@ -334,3 +334,52 @@ fn names_that_are_no_text_are_copied_as_they_are() {
             .contains_key(std::path::Path::new(name))
     );
 }
+
+#[test]
+fn what_is_at_an_address_is_added_and_fetched_again_each_time() {
+    let address = "https://example.org/a/tool.tar.gz?x=/y";
+    let text = "FROM base\nARG AT=https://example.org/other\n\
+                ADD https://example.org/a/tool.tar.gz?x=/y /d/\nADD --chmod=755 $AT /bin/it\n\
+                ADD --checksum=good https://example.org/ /named";
+    let directory = Directory::new(&[("Dockerfile", text)]);
+    let mut worker = worker();
+    let built = directory.build(&mut worker, &options(&[])).unwrap();
+    let files = worker.files(&built.layers);
+    // Archives too are as they came.
+    assert_eq!(files.text("d/tool.tar.gz"), address);
+    assert_eq!(files.at("d/tool.tar.gz").mode & 0o7777, 0o600);
+    assert_eq!(files.text("bin/it"), "https://example.org/other");
+    assert_eq!(files.at("bin/it").mode & 0o7777, 0o755);
+    assert_eq!(files.text("named"), "https://example.org/");
+    // The same content is the same layer, other content is another.
+    let stored = worker.stored;
+    directory.build(&mut worker, &options(&[])).unwrap();
+    assert_eq!(worker.stored, stored);
+    let other = options(&[("AT", "https://example.org/new")]);
+    let built = directory.build(&mut worker, &other).unwrap();
+    let files = worker.files(&built.layers);
+    assert_eq!(files.text("bin/it"), "https://example.org/new");
+}
+
+#[test]
+fn what_cannot_be_added_from_an_address_is_named() {
+    for (line, words) in [
+        (
+            "ADD --checksum=bad https://example.org/x /",
+            "it is not bad",
+        ),
+        ("ADD https://example.org/ /", "file's name"),
+        ("ADD git://example.org/x /", "RUN"),
+        ("COPY https://example.org/x /", "ADD fetches"),
+        ("COPY --checksum=good x /", "no flag --checksum"),
+    ] {
+        let directory = Directory::new(&[("Dockerfile", &format!("FROM base\n{line}"))]);
+        let error = directory.build(&mut worker(), &options(&[])).unwrap_err();
+        assert!(chain(&error).contains(words), "{line}: {}", chain(&error));
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| (*error).source());
+    causes.map(|cause| format!("{cause}; ")).collect()
+}

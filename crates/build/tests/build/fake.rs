@@ -10,8 +10,8 @@ use std::{
 };
 
 use build::{
-    Base, BoxError, Built, Config, Context, Entry, Error, Key, Kind, Layer, Options, Root, Run,
-    Step, Worker,
+    Base, BoxError, Built, Config, Context, Entry, Error, Fetched, Key, Kind, Layer, Options, Root,
+    Run, Step, Worker,
 };
 use tempfile::TempDir;
 
@@ -89,6 +89,17 @@ impl Worker for Fake {
         self.platforms.push(platform.to_owned());
         let image = self.images.get(reference).cloned();
         image.ok_or_else(|| format!("no image {reference}").into())
+    }
+
+    /// The content of an address is the address.
+    fn fetch(&mut self, address: &str, checksum: Option<&str>) -> Result<Fetched, BoxError> {
+        if let Some(checksum) = checksum.filter(|checksum| *checksum != "good") {
+            return Err(format!("it is not {checksum}").into());
+        }
+        let mut file = tempfile::tempfile()?;
+        file.write_all(address.as_bytes())?;
+        let digest = address.to_owned();
+        Ok(Fetched { file, digest })
     }
 
     fn root(&mut self, layers: &[Layer]) -> Result<Box<dyn Root>, BoxError> {
