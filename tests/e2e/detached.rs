@@ -32,6 +32,7 @@ tests![
     a_machine_that_is_paused_stands_still,
     a_command_is_typed_to_and_watched,
     a_machine_without_a_command_is_typed_to_and_watched,
+    a_device_is_restarted_under_a_running_guest,
 ];
 
 /// Machines of nobody else.
@@ -444,4 +445,32 @@ fn a_machine_without_a_command_is_typed_to_and_watched() {
     typed.write_all(b"poweroff\n").unwrap();
     assert_eq!(place.stdout("wait here"), "0\n");
     assert!(attached.wait().unwrap().success());
+}
+
+fn a_device_is_restarted_under_a_running_guest() {
+    let place = Place::new();
+    place.stdout("run -d --name here --network user busybox sleep 1000");
+    let pid = |name: &str| {
+        let processes = place.listed()["state"]["processes"].clone();
+        let processes = processes.as_array().unwrap().clone();
+        let found = processes
+            .into_iter()
+            .find(|process| process["name"] == name);
+        found.unwrap()["pid"].clone()
+    };
+    for device in ["vsock", "net"] {
+        let before = pid(device);
+        place.stdout(&format!("device restart here {device}"));
+        assert_ne!(pid(device), before, "{device}");
+        let said = stdout_of(place.script("exec here", "ping -c 1 10.0.2.2; echo over"));
+        assert!(said.contains(" 0% packet loss"), "{said}");
+        assert!(said.ends_with("over\n"), "{said}");
+    }
+    // A root that dies is the machine's end; there is no device of the other name.
+    for wrong in ["fs-root", "nothing"] {
+        let command = place.crumble(&format!("device restart here {wrong}"));
+        fails_of(command, 125, &[wrong, "vsock", "net"]);
+    }
+    assert_eq!(place.listed()["state"]["status"], "running");
+    place.stdout("kill here");
 }

@@ -83,6 +83,9 @@ pub(crate) enum Verb {
         #[arg(required = true)]
         names: Vec<Name>,
     },
+    /// Devices of machines that run
+    #[command(subcommand)]
+    Device(Devices),
     /// Wait until machines have ended, and print their exit codes
     Wait {
         /// Their names
@@ -297,6 +300,26 @@ pub(crate) struct Logs {
 
     /// The machine
     pub(crate) name: Name,
+}
+
+const RESTART_HELP: &str = "\
+The guest does not notice: what it asked the device for and was not answered is done by the next process. A program
+that was installed since is the one that goes on. `crumble inspect MACHINE` names the devices; a share's
+cannot be restarted.
+
+  crumble device restart web net";
+
+/// What to do with devices.
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum Devices {
+    /// Put another process in the place of a device's
+    #[command(after_help = RESTART_HELP)]
+    Restart {
+        /// The machine
+        name: Name,
+        /// The device
+        device: String,
+    },
 }
 
 const PS_HELP: &str = "\

@@ -176,6 +176,12 @@ pub(crate) fn kill(names: &[Name], signal: i32) -> Result<ExitCode, Failure> {
     each(names, |handle| handle.kill(signal))
 }
 
+/// `crumble device restart`.
+pub(crate) fn restart_device(name: &Name, device: &str) -> Result<ExitCode, Failure> {
+    Handle::open(name)?.replace_device(device)?;
+    Ok(ExitCode::SUCCESS)
+}
+
 /// `crumble pause` and `crumble unpause`.
 pub(crate) fn pause(names: &[Name], pause: bool) -> Result<ExitCode, Failure> {
     each(names, |handle| handle.pause(pause))

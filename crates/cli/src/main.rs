@@ -33,7 +33,7 @@ use std::{process::ExitCode, time::Duration};
 
 use clap::Parser;
 
-use arguments::{Arguments, Task, Verb};
+use arguments::{Arguments, Devices, Task, Verb};
 use report::Failure;
 
 fn main() -> ExitCode {
@@ -48,6 +48,7 @@ fn main() -> ExitCode {
         Verb::Stop { time, names } => machines::stop(&names, Duration::from_secs(time)),
         Verb::Restart { time, names } => machines::restart(&names, Duration::from_secs(time)),
         Verb::Kill { signal, names } => machines::kill(&names, signal),
+        Verb::Device(Devices::Restart { name, device }) => machines::restart_device(&name, &device),
         Verb::Pause { names } => machines::pause(&names, true),
         Verb::Unpause { names } => machines::pause(&names, false),
         Verb::Wait { names } => machines::wait(&names),

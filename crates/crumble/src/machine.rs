@@ -365,6 +365,17 @@ impl Machine {
         Ok(self.inner.resume()?)
     }
 
+    /// Puts another process in the place of a device's, by the name that it has among
+    /// [`Machine::processes`]. The guest does not notice. A program that was installed since the machine was
+    /// started is the one that goes on. It counts as a death: of more than five within ten seconds the machine
+    /// ends.
+    ///
+    /// # Errors
+    /// If there is no such device, or none that may die, or the machine has ended.
+    pub fn replace_device(&self, name: &str) -> Result<(), Error> {
+        Ok(self.inner.replace_device(name)?)
+    }
+
     /// A stream to the guest's agent, for a [`Guest`] in another program.
     ///
     /// # Errors

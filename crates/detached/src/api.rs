@@ -74,6 +74,14 @@ pub(crate) struct Stop {
     pub(crate) seconds: u64,
 }
 
+/// What `POST /v1/replace` takes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Replace {
+    /// The device, as [`State::processes`] names it.
+    pub(crate) device: String,
+}
+
 /// What `POST /v1/resize` takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -103,7 +111,7 @@ pub(crate) const AGENT: &str = "crumble-agent";
 pub(crate) const ATTACH: &str = "crumble-attach";
 
 /// What a machine has on offer: method, path, and what it does.
-pub(crate) const ROUTES: [(&str, &str); 11] = [
+pub(crate) const ROUTES: [(&str, &str); 12] = [
     ("GET", "/v1/machine"),
     ("GET", "/v1/stats"),
     ("GET", "/v1/metrics"),
@@ -113,6 +121,7 @@ pub(crate) const ROUTES: [(&str, &str); 11] = [
     ("POST", "/v1/resize"),
     ("POST", "/v1/pause"),
     ("POST", "/v1/unpause"),
+    ("POST", "/v1/replace"),
     ("POST", "/v1/stop"),
     ("POST", "/v1/kill"),
 ];

@@ -12,7 +12,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     Directory, Ended, Error, Reader, State, Stats,
-    api::{AGENT, ATTACH, Complaint, Kill, Resize, Stop},
+    api::{AGENT, ATTACH, Complaint, Kill, Replace, Resize, Stop},
     http::{self, Response},
 };
 
@@ -79,6 +79,15 @@ impl Handle {
     pub fn pause(&self, pause: bool) -> Result<(), Error> {
         let path = if pause { "/v1/pause" } else { "/v1/unpause" };
         self.ask("POST", path, &[]).map(drop)
+    }
+
+    /// Puts another process in the place of one of its devices'.
+    ///
+    /// # Errors
+    /// As [`Handle::state`], or if it has no such device, or none that may die.
+    pub fn replace_device(&self, name: &str) -> Result<(), Error> {
+        let device = name.to_owned();
+        self.post("/v1/replace", &Replace { device })
     }
 
     /// Waits until it does not run: how it ended; none if it has never run, or its keeper was killed.

@@ -17,7 +17,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     Error, Stats,
-    api::{AGENT, ATTACH, Complaint, Kill, ROUTES, Resize, Stop, stop_signal},
+    api::{AGENT, ATTACH, Complaint, Kill, ROUTES, Replace, Resize, Stop, stop_signal},
     file,
     http::{self, Request, Response},
     keeper::{Input, Running, Shared, describe},
@@ -136,6 +136,13 @@ fn answer(stream: &UnixStream, shared: &Shared) {
         },
         ("POST", "/v1/pause") => pause(shared, true),
         ("POST", "/v1/unpause") => pause(shared, false),
+        ("POST", "/v1/replace") => match body(&request) {
+            Ok(Replace { device }) => with(shared, |running| {
+                running.machine.replace_device(&device)?;
+                Ok(json(&serde_json::json!({})))
+            }),
+            Err(response) => response,
+        },
         ("POST", "/v1/stop") => match body(&request) {
             Ok(Stop { seconds }) => stop(stream, shared, Duration::from_secs(seconds)),
             Err(response) => response,

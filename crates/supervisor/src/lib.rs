@@ -156,6 +156,17 @@ pub enum Error {
     /// A layer of an image makes no sense, or is too large.
     #[error("the layer cannot be unpacked: {0}")]
     Layer(String),
+    /// There is no such device, or none that may die.
+    #[error("no process can take the place of {name}; of this machine's it can that of {known}")]
+    NotReplaceable {
+        /// What was asked for.
+        name: String,
+        /// What could be.
+        known: String,
+    },
+    /// A device is as it was after all.
+    #[error("no process has taken the place of {0} within 10 s")]
+    NotReplaced(String),
     /// The machine has ended.
     #[error("the machine has ended")]
     Ended,

@@ -42,6 +42,11 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// What the owner tells the supervising thread.
 pub(crate) const PAUSE: u8 = b'p';
 pub(crate) const RESUME: u8 = b'r';
+/// Followed by the number of a process.
+pub(crate) const REPLACE: u8 = b'd';
+
+/// How long another process has to take a device's place.
+const REPLACED_WITHIN: Duration = Duration::from_secs(10);
 
 /// One process of a machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,12 +87,21 @@ pub(crate) struct Shared {
 #[derive(Default)]
 pub(crate) struct State {
     pub(crate) timings: Timings,
-    pub(crate) processes: Vec<(String, i32)>,
+    pub(crate) processes: Vec<Running>,
     pub(crate) ready: Option<Ready>,
     pub(crate) stats: Option<Stats>,
     pub(crate) end: Option<Result<End, Arc<Error>>>,
     /// The end of the guest's serial output.
     pub(crate) console: String,
+}
+
+/// One of a machine's processes.
+#[derive(Clone)]
+pub(crate) struct Running {
+    pub(crate) name: String,
+    pub(crate) pid: i32,
+    /// It is a device's, and another may take its place.
+    pub(crate) replaceable: bool,
 }
 
 impl Shared {
@@ -220,7 +234,7 @@ impl Machine {
         let processes = self.shared.lock().processes.clone();
         processes
             .into_iter()
-            .map(|(name, pid)| ProcessInfo {
+            .map(|Running { name, pid, .. }| ProcessInfo {
                 name,
                 pid,
                 private_bytes: memory::private_bytes(pid).ok(),
@@ -269,7 +283,7 @@ impl Machine {
     /// # Errors
     /// [`Error::Ended`].
     pub fn pause(&self) -> Result<(), Error> {
-        self.tell(PAUSE)
+        self.tell(&[PAUSE])
     }
 
     /// Lets the vCPUs run again.
@@ -277,11 +291,41 @@ impl Machine {
     /// # Errors
     /// [`Error::Ended`].
     pub fn resume(&self) -> Result<(), Error> {
-        self.tell(RESUME)
+        self.tell(&[RESUME])
     }
 
-    fn tell(&self, word: u8) -> Result<(), Error> {
-        let told = (&self.leash).write_all(&[word]);
+    /// Puts another process in the place of a device's, as if that had died: a program that was installed
+    /// since is the one that goes on. Returns when it has begun.
+    ///
+    /// # Errors
+    /// [`Error::NotReplaceable`], [`Error::NotReplaced`], or [`Error::Ended`].
+    pub fn replace_device(&self, name: &str) -> Result<(), Error> {
+        let processes = self.shared.lock().processes.clone();
+        let mut found = processes.iter().zip(0..);
+        let found = found.find(|(process, _)| process.name == name && process.replaceable);
+        let Some((Running { pid, .. }, number)) = found else {
+            let known = processes.iter().filter(|process| process.replaceable);
+            let known: Vec<_> = known.map(|process| process.name.as_str()).collect();
+            return Err(Error::NotReplaceable {
+                name: name.to_owned(),
+                known: known.join(", "),
+            });
+        };
+        self.tell(&[REPLACE, number])?;
+        let deadline = Instant::now().checked_add(REPLACED_WITHIN);
+        let replaced = self.shared.wait(deadline, |state| {
+            let now = state.processes.get(usize::from(number));
+            match now {
+                _ if state.end.is_some() => Some(Err(Error::Ended)),
+                Some(now) if now.pid != *pid => Some(Ok(())),
+                _ => None,
+            }
+        });
+        replaced.unwrap_or_else(|| Err(Error::NotReplaced(name.to_owned())))
+    }
+
+    fn tell(&self, words: &[u8]) -> Result<(), Error> {
+        let told = (&self.leash).write_all(words);
         told.map_err(|_| Error::Ended)
     }
 

@@ -140,6 +140,12 @@ impl Family {
         })
     }
 
+    /// Whether another may take the place of this component.
+    pub(crate) fn is_replaceable(&self, component: usize) -> bool {
+        let mut units = self.units.iter();
+        units.any(|unit| unit.device.replaceable && unit.first() == component)
+    }
+
     /// Whether the component took the place of another, so that its failure to start is one more
     /// death.
     pub(crate) fn is_successor(&self, component: usize) -> bool {

@@ -129,8 +129,12 @@ impl Family {
 
     /// Tells the owner which processes there are.
     pub(crate) fn tell_processes(&self) {
-        let info = |component: &Component| (component.name.clone(), component.process.pid());
-        let processes = self.components.iter().map(info).collect();
+        let info = |(index, component): (usize, &Component)| machine::Running {
+            name: component.name.clone(),
+            pid: component.process.pid(),
+            replaceable: self.is_replaceable(index),
+        };
+        let processes = self.components.iter().enumerate().map(info).collect();
         self.shared.update(|state| state.processes = processes);
     }
 
@@ -172,6 +176,15 @@ impl Family {
         match (leash.read(&mut word), word) {
             (Ok(1), [machine::PAUSE]) => vmm.process.stop().is_ok(),
             (Ok(1), [machine::RESUME]) => vmm.process.resume().is_ok(),
+            (Ok(1), [machine::REPLACE]) => {
+                let number = leash.read(&mut word).map(|_| usize::from(word[0]));
+                let device = number.ok().and_then(|number| self.components.get(number));
+                if let Some(device) = device {
+                    // Its end is seen as any other.
+                    let _ = device.process.kill();
+                }
+                true
+            }
             _ => false,
         }
     }
