@@ -19,7 +19,7 @@ use spec::{Name, Reference};
 use supervisor::Device;
 use wire::{agent::Upper, block};
 
-use crate::{Error, Image, Images};
+use crate::{Error, Image, Images, lock};
 
 /// The serial number of the disk.
 const SERIAL: &str = "kept";
@@ -43,23 +43,13 @@ impl Kept {
     /// The machine of this name, which is made if there is none.
     pub(crate) fn open(name: &Name) -> Result<Self, Error> {
         let directory = all()?.join(name.as_str());
-        let failed = |source| cannot("keep", &directory)(source);
-        fs::create_dir_all(&directory).map_err(failed)?;
-        let lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(directory.join("lock"))
-            .map_err(failed)?;
-        match Flock::lock(lock, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => Ok(Self {
-                directory,
-                name: name.clone(),
-                lock,
-            }),
-            Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(Error::KeptInUse(name.clone())),
-            Err((_, errno)) => Err(failed(errno.into())),
-        }
+        let lock = lock::directory(&directory, FlockArg::LockExclusiveNonblock);
+        let lock = lock.map_err(cannot("keep", &directory))?;
+        Ok(Self {
+            directory,
+            name: name.clone(),
+            lock: lock.ok_or_else(|| Error::KeptInUse(name.clone()))?,
+        })
     }
 
     /// One that is there already.
@@ -149,7 +139,7 @@ impl Kept {
         // It has none if it never came so far.
         let _ = images.store().remove(&self.reference()?.to_string());
         let failed = cannot("remove", &self.directory);
-        fs::remove_dir_all(&self.directory).map_err(failed)
+        lock::remove(&self.directory, &self.lock).map_err(failed)
     }
 }
 

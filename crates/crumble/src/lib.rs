@@ -66,6 +66,7 @@ mod guest;
 pub mod host;
 mod images;
 mod kept;
+mod lock;
 mod machine;
 mod net;
 mod network;

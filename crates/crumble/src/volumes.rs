@@ -1,20 +1,18 @@
 //! Directories that are kept for guests, by name: `$XDG_DATA_HOME/crumblecracker/volumes/NAME/data`.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File},
     io::ErrorKind,
     path::PathBuf,
 };
 
-use nix::{
-    errno::Errno,
-    fcntl::{Flock, FlockArg},
-};
+use nix::fcntl::{Flock, FlockArg};
 use spec::{Name, Share, Volume};
 
 use crate::{
     Error,
     kept::{cannot, home},
+    lock,
 };
 
 /// The directories that are kept for guests.
@@ -48,17 +46,15 @@ impl Volumes {
         if !path.exists() {
             return Err(Error::NoVolume(name.clone()));
         }
-        let _lock = lock(name, FlockArg::LockExclusiveNonblock)?;
-        fs::remove_dir_all(&path).map_err(cannot("remove", &path))
+        let lock = lock(name, FlockArg::LockExclusiveNonblock)?;
+        lock::remove(&path, &lock).map_err(cannot("remove", &path))
     }
 }
 
 /// The directory as a share, made if it is not there, and what keeps it from being removed.
 pub(crate) fn open(volume: &Volume) -> Result<(Share, Flock<File>), Error> {
     let data = all()?.join(volume.name.as_str()).join("data");
-    fs::create_dir_all(&data).map_err(cannot("make", &data))?;
     let lock = lock(&volume.name, FlockArg::LockSharedNonblock)?;
-    // It may have been removed just before.
     fs::create_dir_all(&data).map_err(cannot("make", &data))?;
     let share = Share {
         host: data,
@@ -69,18 +65,9 @@ pub(crate) fn open(volume: &Volume) -> Result<(Share, Flock<File>), Error> {
 }
 
 fn lock(name: &Name, how: FlockArg) -> Result<Flock<File>, Error> {
-    let path = all()?.join(name.as_str()).join("lock");
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .map_err(cannot("lock", &path))?;
-    match Flock::lock(file, how) {
-        Ok(lock) => Ok(lock),
-        Err((_, Errno::EWOULDBLOCK)) => Err(Error::VolumeInUse(name.clone())),
-        Err((_, errno)) => Err(cannot("lock", &path)(errno.into())),
-    }
+    let path = all()?.join(name.as_str());
+    let lock = lock::directory(&path, how).map_err(cannot("lock", &path))?;
+    lock.ok_or_else(|| Error::VolumeInUse(name.clone()))
 }
 
 fn all() -> Result<PathBuf, Error> {

@@ -131,7 +131,7 @@ pub(crate) struct Running {
     pub(crate) has_terminal: bool,
 }
 
-/// Where it goes what is typed.
+/// Where what is typed goes.
 pub(crate) enum Input {
     /// A command's standard input, or its terminal.
     Command(UnixStream),

@@ -6,6 +6,7 @@
 mod boot;
 mod cost;
 mod files;
+mod machines;
 pub(crate) mod network;
 mod rival;
 mod series;
@@ -40,14 +41,17 @@ pub(crate) enum Table {
     Network,
     /// Files of a share, beside QEMU's with virtiofsd. Needs root: it mounts a file system.
     Files,
+    /// What one machine more of the same image costs.
+    Machines,
 }
 
-const ALL: [Table; 5] = [
+const ALL: [Table; 6] = [
     Table::Boot,
     Table::Traffic,
     Table::Cost,
     Table::Network,
     Table::Files,
+    Table::Machines,
 ];
 
 /// A kernel to measure with, and what it is called in the tables.
@@ -113,6 +117,7 @@ impl Table {
             Self::Cost => "cost",
             Self::Network => "network",
             Self::Files => "files",
+            Self::Machines => "machines",
         }
     }
 }
@@ -126,6 +131,7 @@ fn measure(plan: &Plan, bin_dir: &Path) -> Result {
             Table::Cost => cost::print(&guests, bin_dir)?,
             Table::Network => network::print(plan.runs, bin_dir)?,
             Table::Files => files::print(plan.runs, bin_dir)?,
+            Table::Machines => machines::print(bin_dir)?,
         }
     }
     Ok(0)
