@@ -69,31 +69,25 @@ impl Console {
     /// Answers what the driver says of the ports. What there is no room to answer waits in its queue.
     fn converse(&self, queues: &mut [Queue<'_>]) -> bool {
         let names: Vec<_> = self.ports.iter().map(|wired| wired.port.name()).collect();
+        let Ok([to, from]) = queues.get_disjoint_mut([TO_DRIVER, FROM_DRIVER]) else {
+            return false;
+        };
+        let memory = from.memory();
         for _ in 0..TURN {
-            let Some(chain) = queues.get_mut(FROM_DRIVER).and_then(Queue::pop) else {
+            let Some(chain) = from.pop() else {
                 return false;
             };
             let mut bytes = [0; Control::SIZE];
-            let said = queues.get(FROM_DRIVER).map(Queue::memory);
-            let length = said
-                .as_ref()
-                .and_then(|memory| Some(chain.readable(memory)?.peek(&mut bytes)));
-            let answers = match length {
+            let said = chain.readable(&memory);
+            let answers = match said.map(|said| said.peek(&mut bytes)) {
                 Some(Control::SIZE) => control::answers(Control::parse(bytes), &names),
                 _ => Vec::new(),
             };
-            let told = queues
-                .get_mut(TO_DRIVER)
-                .is_some_and(|queue| tell(queue, &answers));
-            if let Some(queue) = queues.get_mut(FROM_DRIVER) {
-                match told {
-                    true => queue.push(&chain, 0),
-                    false => {
-                        queue.unpop();
-                        return false;
-                    }
-                }
+            if !tell(to, &answers) {
+                from.unpop();
+                return false;
             }
+            from.push(&chain, 0);
         }
         true
     }
