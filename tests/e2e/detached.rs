@@ -450,18 +450,17 @@ fn a_machine_without_a_command_is_typed_to_and_watched() {
 fn a_device_is_restarted_under_a_running_guest() {
     let place = Place::new();
     place.stdout("run -d --name here --network user busybox sleep 1000");
-    let pid = |name: &str| {
+    let process = |name: &str| {
         let processes = place.listed()["state"]["processes"].clone();
-        let processes = processes.as_array().unwrap().clone();
-        let found = processes
-            .into_iter()
-            .find(|process| process["name"] == name);
-        found.unwrap()["pid"].clone()
+        let mut processes = processes.as_array().unwrap().iter().cloned();
+        processes.find(|process| process["name"] == name).unwrap()
     };
     for device in ["vsock", "net"] {
-        let before = pid(device);
+        let before = process(device);
         place.stdout(&format!("device restart here {device}"));
-        assert_ne!(pid(device), before, "{device}");
+        let now = process(device);
+        assert_ne!(now["pid"], before["pid"], "{device}");
+        assert_eq!(now["predecessors"], 1, "{device}");
         let said = stdout_of(place.script("exec here", "ping -c 1 10.0.2.2; echo over"));
         assert!(said.contains(" 0% packet loss"), "{said}");
         assert!(said.ends_with("over\n"), "{said}");

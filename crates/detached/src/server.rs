@@ -235,6 +235,15 @@ fn metrics(stats: &Stats, restarts: u32) -> String {
             .filter_map(|process| Some((label("process", &process.name), process.private_bytes?)))
             .collect(),
     );
+    let processes = stats.processes.iter();
+    family(
+        "crumble_process_replaced_total",
+        "counter",
+        "How many had the place of this process before it.",
+        processes
+            .map(|process| (label("process", &process.name), process.predecessors.into()))
+            .collect(),
+    );
     family(
         "crumble_restarts_total",
         "counter",
@@ -402,6 +411,7 @@ mod tests {
                 name: "vmm".to_owned(),
                 pid: 1,
                 private_bytes: Some(4096),
+                predecessors: 2,
             }],
         };
         let text = metrics(&stats, 2);
@@ -409,6 +419,7 @@ mod tests {
             "# TYPE crumble_vmm_exits_total counter",
             "crumble_vmm_exits_total{reason=\"a \\\"b\\\"\"} 3",
             "crumble_process_private_bytes{process=\"vmm\"} 4096",
+            "crumble_process_replaced_total{process=\"vmm\"} 2",
             "crumble_restarts_total 2",
         ] {
             assert!(text.lines().any(|found| found == line), "{text}");

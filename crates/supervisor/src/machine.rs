@@ -57,6 +57,8 @@ pub struct ProcessInfo {
     pub pid: i32,
     /// Its anonymous memory in bytes, without the guest's; none if it has just ended.
     pub private_bytes: Option<u64>,
+    /// How many had its place before it.
+    pub predecessors: u32,
 }
 
 /// A machine. Dropping it ends all of its processes.
@@ -102,6 +104,7 @@ pub(crate) struct Running {
     pub(crate) pid: i32,
     /// It is a device's, and another may take its place.
     pub(crate) replaceable: bool,
+    pub(crate) predecessors: u32,
 }
 
 impl Shared {
@@ -234,10 +237,11 @@ impl Machine {
         let processes = self.shared.lock().processes.clone();
         processes
             .into_iter()
-            .map(|Running { name, pid, .. }| ProcessInfo {
-                name,
-                pid,
-                private_bytes: memory::private_bytes(pid).ok(),
+            .map(|process| ProcessInfo {
+                name: process.name,
+                pid: process.pid,
+                private_bytes: memory::private_bytes(process.pid).ok(),
+                predecessors: process.predecessors,
             })
             .collect()
     }

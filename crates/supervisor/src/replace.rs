@@ -146,12 +146,16 @@ impl Family {
         units.any(|unit| unit.device.replaceable && unit.first() == component)
     }
 
+    /// How many had the component's place before it.
+    pub(crate) fn predecessors(&self, component: usize) -> u32 {
+        let unit = self.unit_of(component);
+        let unit = unit.and_then(|index| self.units.get(index));
+        unit.map_or(0, |unit| unit.life)
+    }
+
     /// Whether the component took the place of another, so that its failure to start is one more
     /// death.
     pub(crate) fn is_successor(&self, component: usize) -> bool {
-        let unit = self
-            .unit_of(component)
-            .and_then(|index| self.units.get(index));
-        unit.is_some_and(|unit| unit.life > 0)
+        self.predecessors(component) > 0
     }
 }

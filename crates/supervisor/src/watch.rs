@@ -133,6 +133,7 @@ impl Family {
             name: component.name.clone(),
             pid: component.process.pid(),
             replaceable: self.is_replaceable(index),
+            predecessors: self.predecessors(index),
         };
         let processes = self.components.iter().enumerate().map(info).collect();
         self.shared.update(|state| state.processes = processes);
