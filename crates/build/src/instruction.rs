@@ -499,7 +499,7 @@ mod tests {
             ("COPY --chmod=999 a b", "is no mode"),
             ("ADD --parents a b", "there is no flag --parents"),
             ("COPY --chown a b", "--chown needs a value"),
-            ("ADD https://x/y /z", "\"https://x/y\" is not fetched"),
+            ("ADD git://x/y /z", "\"git://x/y\" is not fetched"),
             ("RUN --security=insecure x", "--security is not supported"),
             ("RUN --network=host x", "--network is none or default"),
             ("RUN --network=none", "it has no command"),
