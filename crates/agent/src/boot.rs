@@ -51,7 +51,7 @@ pub fn run() -> ExitCode {
     match sys::fork_single_threaded() {
         Ok(Some(server)) => {
             let init = setup.ok().and_then(|prepared| prepared.init);
-            if let Some(error) = init.map(|init| hand_over(&init)) {
+            if let Some(error) = init.map(|path| hand_over(&path)) {
                 log(Level::Error, &error);
             }
             reap(server)
@@ -79,14 +79,7 @@ struct Prepared {
     /// The overlay's upper directory, if the root is one, and whether it is kept.
     upper: Option<(OwnedFd, bool)>,
     /// Who becomes process 1.
-    init: Option<Init>,
-}
-
-/// The root's own init.
-struct Init {
-    path: String,
-    /// It is to find `/dev/hvc0`.
-    terminal: bool,
+    init: Option<String>,
 }
 
 fn set_up() -> Result<Prepared> {
@@ -109,8 +102,10 @@ fn set_up() -> Result<Prepared> {
     let (soft, hard) = OPEN_FILES;
     setrlimit(Resource::RLIMIT_NOFILE, soft, hard).map_err(cannot("raise the limit of files"))?;
     network::set_up(setup.network.as_ref())?;
-    let terminal = setup.terminal;
-    let init = setup.init.map(|path| Init { path, terminal });
+    if setup.terminal {
+        await_terminal();
+    }
+    let init = setup.init;
     Ok(Prepared { upper, init })
 }
 
@@ -131,8 +126,7 @@ fn serve(init_at: u64, setup: Result<Prepared>) -> Result<()> {
     let _ = fs::write("/proc/self/oom_score_adj", "-1000");
     let listener = vsock::listener(PORT)?;
     let setup = setup.and_then(|prepared| {
-        let init = prepared.init.as_ref();
-        init.map_or(Ok(()), |init| await_init(&init.path))?;
+        prepared.init.as_deref().map_or(Ok(()), await_init)?;
         Ok(prepared)
     });
     let setup = setup.map_err(|error| wire::chain(&error));
@@ -209,13 +203,10 @@ fn await_terminal() {
 }
 
 /// Makes the root's own init of this process, which returns only if that fails.
-fn hand_over(Init { path, terminal }: &Init) -> Error {
-    if *terminal {
-        await_terminal();
-    }
+fn hand_over(path: &str) -> Error {
     sys::default_sigpipe();
     let failed = cannot(format!("execute {path} as process 1"));
-    let Ok(program) = CString::new(path.as_str()) else {
+    let Ok(program) = CString::new(path) else {
         return failed(Errno::EINVAL);
     };
     let environment = [

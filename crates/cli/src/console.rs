@@ -1,10 +1,6 @@
 //! A machine that runs by itself, and the people at its terminal.
 
-use std::{
-    io::{self, Read, Write},
-    sync::Arc,
-    thread,
-};
+use std::{fs::File, io, os::fd::AsFd, sync::Arc, thread};
 
 use crumble::{Machine, Size, Terminal};
 
@@ -23,7 +19,7 @@ pub(crate) fn work<T>(
     tell: &Teller<T>,
 ) -> Result<u8, Failure> {
     let open = || machine.terminal().map_err(system("copy a socket"));
-    if let (Some(from), Some(to), Some(control)) = (open()?, open()?, open()?) {
+    if let (Some(mut from), Some(mut to), Some(control)) = (open()?, open()?, open()?) {
         if let Some(size) = size {
             // It fails if the machine has just ended.
             let _ = control.resize(size);
@@ -33,10 +29,13 @@ pub(crate) fn work<T>(
             terminal: control,
         });
         if how.interactive {
-            spawn("input", move || copy(io::stdin(), to))?;
+            spawn("input", move || drop(io::copy(&mut io::stdin(), &mut to)))?;
         }
-        // It ends with the machine, when everything has been shown.
-        copy(from, io::stdout());
+        // A prompt is no line, and is to be seen.
+        let shown = io::stdout().as_fd().try_clone_to_owned();
+        let mut shown = File::from(shown.map_err(system("copy standard output"))?);
+        // It ends with the machine, when everything has been shown, or nobody looks any more.
+        let _ = io::copy(&mut from, &mut shown);
     }
     machine.wait()?;
     Ok(0)
@@ -48,22 +47,6 @@ fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), Failure
         .spawn(body)
         .map(drop)
         .map_err(system("start a thread"))
-}
-
-/// Copies until either end is gone.
-fn copy(mut from: impl Read, mut to: impl Write) {
-    let mut buffer = [0; 4096];
-    loop {
-        let length = match from.read(&mut buffer) {
-            Ok(length @ 1..) => length,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            _ => return,
-        };
-        let bytes = buffer.get(..length).unwrap_or_default();
-        if to.write_all(bytes).and_then(|()| to.flush()).is_err() {
-            return;
-        }
-    }
 }
 
 /// Signals are for the machine: one that asks to end asks its init.

@@ -378,10 +378,7 @@ impl Shared {
         // To wait for a child closes its input.
         let _stdin = child.stdin.take();
         let status = child.wait()?;
-        for copier in copiers {
-            // One that panicked has said so.
-            let _ = copier.join();
-        }
+        join(copiers);
         if machine.try_wait()?.is_none() {
             machine.shutdown()?;
         }
@@ -393,9 +390,7 @@ impl Shared {
         let terminal = machine.terminal().map_err(crumble::Error::Stream)?;
         let copiers = self.copy(terminal.map(|terminal| (Stream::Stdout, terminal)))?;
         machine.wait()?;
-        for copier in copiers {
-            let _ = copier.join();
-        }
+        join(copiers);
         Ok(0)
     }
 
@@ -435,6 +430,14 @@ impl Shared {
             let _ = log.write_all(&lines);
             self.show(&lines);
         }
+    }
+}
+
+/// Waits until everything is noted.
+fn join(copiers: Vec<JoinHandle<()>>) {
+    for copier in copiers {
+        // One that panicked has said so.
+        let _ = copier.join();
     }
 }
 

@@ -139,7 +139,7 @@ fn answer(stream: &UnixStream, shared: &Shared) {
         ("POST", "/v1/replace") => match body(&request) {
             Ok(Replace { device }) => with(shared, |running| {
                 running.machine.replace_device(&device)?;
-                Ok(json(&serde_json::json!({})))
+                Ok(done())
             }),
             Err(response) => response,
         },
@@ -169,6 +169,11 @@ fn json(content: &impl Serialize) -> Response {
         Ok(text) => Response::new(200, text),
         Err(error) => complaint(500, &error.to_string()),
     }
+}
+
+/// What was asked for is done, and there is nothing to say of it.
+fn done() -> Response {
+    json(&serde_json::json!({}))
 }
 
 fn complaint(status: u16, error: &str) -> Response {
@@ -300,7 +305,7 @@ fn resize(shared: &Shared, size: Resize) -> Response {
             }
             (None, _) => {}
         }
-        Ok(json(&serde_json::json!({})))
+        Ok(done())
     })
 }
 
@@ -331,7 +336,7 @@ fn copy(mut from: &UnixStream, mut to: &UnixStream) {
 fn pause(shared: &Shared, pause: bool) -> Response {
     with(shared, |running| {
         shared.pause(&running.machine, pause)?;
-        Ok(json(&serde_json::json!({})))
+        Ok(done())
     })
 }
 
@@ -339,7 +344,7 @@ fn pause(shared: &Shared, pause: bool) -> Response {
 fn stop(stream: &UnixStream, shared: &Shared, limit: Duration) -> Response {
     shared.stopping();
     let Some(running) = shared.running() else {
-        let _ = http::respond(stream, &json(&serde_json::json!({})));
+        let _ = http::respond(stream, &done());
         shared.abandon();
     };
     // It fails if the machine has just ended.
@@ -373,10 +378,10 @@ fn kill(stream: &UnixStream, shared: &Shared, signal: i32) -> Response {
     match (running, signal) {
         (Some(running), SIGKILL) => {
             shared.kill(&running.machine);
-            json(&serde_json::json!({}))
+            done()
         }
         (None, SIGKILL) => {
-            let _ = http::respond(stream, &json(&serde_json::json!({})));
+            let _ = http::respond(stream, &done());
             shared.abandon();
         }
         (None, _) => not_running(),
@@ -390,7 +395,7 @@ fn kill(stream: &UnixStream, shared: &Shared, signal: i32) -> Response {
             }),
             1..=64,
         ) => match command.signal(signal) {
-            Ok(()) => json(&serde_json::json!({})),
+            Ok(()) => done(),
             Err(error) => complaint(500, &describe(&error)),
         },
         _ => complaint(400, &format!("{signal} is no signal")),

@@ -2,7 +2,8 @@
 
 use std::{
     fmt,
-    io::{self, Read},
+    fs::File,
+    io::{self, Read, Write},
     str::FromStr,
 };
 
@@ -102,6 +103,45 @@ impl Hasher {
 
     pub(crate) fn digest(&self) -> Digest {
         Digest(self.0.clone().finalize().into())
+    }
+}
+
+/// A file whose digest is known when it is written.
+pub(crate) struct Hashed<'a> {
+    file: &'a File,
+    hasher: Hasher,
+    len: u64,
+}
+
+impl<'a> Hashed<'a> {
+    pub(crate) fn new(file: &'a File) -> Self {
+        Self {
+            file,
+            hasher: Hasher::default(),
+            len: 0,
+        }
+    }
+
+    pub(crate) fn digest(&self) -> Digest {
+        self.hasher.digest()
+    }
+
+    pub(crate) const fn len(&self) -> u64 {
+        self.len
+    }
+}
+
+impl Write for Hashed<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.file.write(bytes)?;
+        self.hasher.update(bytes.get(..count).unwrap_or_default());
+        let written = u64::try_from(count).unwrap_or(u64::MAX);
+        self.len = self.len.saturating_add(written);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
     }
 }
 

@@ -1,13 +1,10 @@
 //! What is at an address, as `ADD` of a Dockerfile wants it.
 
-use std::{
-    fs::File,
-    io::{self, Seek as _},
-};
+use std::{fs::File, io};
 
 use ureq::Agent;
 
-use crate::{Digest, Error, Patience, Result, digest};
+use crate::{Digest, Error, Patience, Result, digest::Hashed};
 
 /// Fetches what is at an address of http or https into a file without a name, and says its digest. A
 /// checksum is what that has to be. Where the address leads elsewhere, that is followed.
@@ -31,10 +28,10 @@ pub fn fetch(
     let answer = agent.get(address).call();
     let answer = answer.map_err(|error| failed(error.to_string()))?;
     let mut body = answer.into_body().into_reader();
-    let copied = tempfile::tempfile().and_then(|mut file| {
-        io::copy(&mut body, &mut file)?;
-        file.rewind()?;
-        let digest = digest::of_reader(&file)?;
+    let copied = tempfile::tempfile().and_then(|file| {
+        let mut output = Hashed::new(&file);
+        io::copy(&mut body, &mut output)?;
+        let digest = output.digest();
         Ok((file, digest))
     });
     let (file, digest) = copied.map_err(|error| failed(error.to_string()))?;
@@ -49,7 +46,7 @@ pub fn fetch(
 #[cfg(test)]
 mod tests {
     use std::{
-        io::{Read as _, Write as _},
+        io::{Read as _, Seek as _, Write as _},
         net::TcpListener,
         thread,
         time::Duration,

@@ -1,7 +1,6 @@
 //! What a host's administrator and its user say of registries.
 
 use std::{
-    collections::HashMap,
     env, fs, io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -18,9 +17,7 @@ use crate::{Error, Result, error::file};
 /// Which registries there are, and how to talk to them.
 #[derive(Debug, Clone, Default)]
 pub struct Registries {
-    entries: Vec<Registry>,
-    /// What the files of the entries hold, by the entry's name.
-    authorities: HashMap<String, Authorities>,
+    entries: Vec<Entry>,
     credentials: Credentials,
     /// How long to wait, and how often to try.
     pub patience: Patience,
@@ -46,6 +43,13 @@ pub struct Registry {
     /// us; nobody else does.
     #[serde(default)]
     pub ca: Option<PathBuf>,
+}
+
+/// A registry, and who vouches for it if not those who do for most.
+#[derive(Debug, Clone)]
+struct Entry {
+    registry: Registry,
+    authorities: Option<Authorities>,
 }
 
 #[derive(Deserialize)]
@@ -98,27 +102,9 @@ impl Registries {
     /// # Errors
     /// Which name or mirror is none, or which file has no certificates.
     pub fn new(entries: Vec<Registry>) -> Result<Self, String> {
-        let mut authorities = HashMap::new();
-        for entry in &entries {
-            if let Some(file) = &entry.ca {
-                authorities.insert(entry.name.clone(), certificates(file)?);
-            }
-            let host = |text: &str| place(text).is_some_and(|(_, path)| path.is_empty());
-            if entry.name != "docker.io" && !host(&entry.name) {
-                return Err(format!(
-                    "\"{}\" is not a registry: write HOST[:PORT]",
-                    entry.name
-                ));
-            }
-            if let Some(bad) = entry.mirrors.iter().find(|mirror| place(mirror).is_none()) {
-                return Err(format!(
-                    "\"{bad}\" is not a mirror: write HOST[:PORT][/PATH]"
-                ));
-            }
-        }
+        let entries = entries.into_iter().map(Entry::new);
         Ok(Self {
-            entries,
-            authorities,
+            entries: entries.collect::<Result<_, _>>()?,
             ..Self::default()
         })
     }
@@ -150,7 +136,7 @@ impl Registries {
     /// # Errors
     /// As [`Self::of_user`].
     pub fn in_files(files: impl IntoIterator<Item = PathBuf>) -> Result<Self> {
-        let mut all = Self::default();
+        let mut entries = Vec::new();
         for path in files {
             let text = match fs::read_to_string(&path) {
                 Ok(text) => text,
@@ -160,16 +146,14 @@ impl Registries {
             let written = toml::from_str::<Written>(&text).map_err(|error| error.to_string());
             let checked = written.and_then(|written| Self::new(written.registry));
             match checked {
-                Ok(checked) => {
-                    all.entries.extend(checked.entries);
-                    for (name, authorities) in checked.authorities {
-                        all.authorities.entry(name).or_insert(authorities);
-                    }
-                }
+                Ok(checked) => entries.extend(checked.entries),
                 Err(reason) => return Err(Error::Configuration { path, reason }),
             }
         }
-        Ok(all)
+        Ok(Self {
+            entries,
+            ..Self::default()
+        })
     }
 
     /// The same, with these credentials.
@@ -188,7 +172,7 @@ impl Registries {
         let repository = reference.repository();
         let entry = self.entry(reference.registry());
         let mirrors = entry
-            .map(|entry| entry.mirrors.as_slice())
+            .map(|entry| entry.registry.mirrors.as_slice())
             .unwrap_or_default();
         let mirror = |text: &String| {
             let (registry, path) = place(text)?;
@@ -200,16 +184,42 @@ impl Registries {
     }
 
     fn place(&self, registry: String, repository: String) -> Place {
+        let entry = self.entry(&registry);
         Place {
-            insecure: self.entry(&registry).is_some_and(|entry| entry.insecure),
-            authorities: self.authorities.get(&registry).cloned(),
+            insecure: entry.is_some_and(|entry| entry.registry.insecure),
+            authorities: entry.and_then(|entry| entry.authorities.clone()),
             registry,
             repository,
         }
     }
 
-    fn entry(&self, registry: &str) -> Option<&Registry> {
-        self.entries.iter().find(|entry| entry.name == registry)
+    fn entry(&self, registry: &str) -> Option<&Entry> {
+        let mut entries = self.entries.iter();
+        entries.find(|entry| entry.registry.name == registry)
+    }
+}
+
+impl Entry {
+    /// Which name or mirror is none, or that the file has no certificates, is the error.
+    fn new(registry: Registry) -> Result<Self, String> {
+        let host = |text: &str| place(text).is_some_and(|(_, path)| path.is_empty());
+        if registry.name != "docker.io" && !host(&registry.name) {
+            return Err(format!(
+                "\"{}\" is not a registry: write HOST[:PORT]",
+                registry.name
+            ));
+        }
+        let mut mirrors = registry.mirrors.iter();
+        if let Some(bad) = mirrors.find(|mirror| place(mirror).is_none()) {
+            return Err(format!(
+                "\"{bad}\" is not a mirror: write HOST[:PORT][/PATH]"
+            ));
+        }
+        let authorities = registry.ca.as_deref().map(certificates).transpose()?;
+        Ok(Self {
+            registry,
+            authorities,
+        })
     }
 }
 
@@ -295,6 +305,30 @@ mod tests {
                 message.contains(word) && message.contains("registries.toml"),
                 "{message}"
             );
+        }
+    }
+
+    #[test]
+    fn the_first_file_that_names_a_registry_says_all_of_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let certificate = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/tests/images/localhost/certificate.pem"
+        );
+        let named = "[[registry]]\nname = \"a.example\"\n";
+        let vouched = format!("{named}ca = \"{certificate}\"\n");
+        let reference: Reference = "a.example/x".parse().unwrap();
+        for (first, second, expected) in [
+            (named, vouched.as_str(), false),
+            (vouched.as_str(), named, true),
+        ] {
+            let files = ["user", "host"].map(|name| directory.path().join(name));
+            for (file, text) in files.iter().zip([first, second]) {
+                fs::write(file, text).unwrap();
+            }
+            let registries = Registries::in_files(files).unwrap();
+            let places = registries.places(&reference);
+            assert_eq!(places[0].authorities.is_some(), expected);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Making images: layers that are new, and configurations for them.
 
 use std::{
-    io::{self, Read, Write},
+    io::{Read, Write},
     sync::atomic::AtomicBool,
 };
 
@@ -12,7 +12,7 @@ use spec::Reference;
 use super::{Hold, Layer, Store, Unpack, files, files::Unfinished, names::Entry};
 use crate::{
     Compression, Descriptor, Digest, Error, Manifest, Result, config,
-    digest::Hasher,
+    digest::{Hashed, Hasher},
     error::{file, written},
     manifest::{LAYERS_MAX, OCI_CONFIG},
     registry::Watch,
@@ -32,11 +32,7 @@ impl Store {
     ) -> Result<Layer> {
         let unfinished = Unfinished::new(&self.root.join("blobs").join("sha256"))?;
         let full = |error| written(unfinished.path(), 0)(error);
-        let output = Hashed {
-            file: unfinished.file(),
-            hasher: Hasher::default(),
-            len: 0,
-        };
+        let output = Hashed::new(unfinished.file());
         let mut encoder = GzEncoder::new(output, Level::default());
         let mut contents = Hasher::default();
         let mut buffer = vec![0; 128 << 10];
@@ -52,9 +48,9 @@ impl Store {
             encoder.write_all(part).map_err(full)?;
         }
         let output = encoder.finish().map_err(full)?;
-        let digest = output.hasher.digest();
+        let digest = output.digest();
         let layer = Layer {
-            blob: Descriptor::new(Compression::Gzip.media_type(), digest, output.len),
+            blob: Descriptor::new(Compression::Gzip.media_type(), digest, output.len()),
             diff_id: contents.digest(),
         };
         unfinished.finish(&self.blob_path(digest))?;
@@ -131,27 +127,5 @@ impl Store {
             digest,
             u64::try_from(bytes.len()).unwrap_or(u64::MAX),
         ))
-    }
-}
-
-/// A file whose digest is known when it is written.
-struct Hashed<'a> {
-    file: &'a std::fs::File,
-    hasher: Hasher,
-    len: u64,
-}
-
-impl Write for Hashed<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let count = self.file.write(bytes)?;
-        self.hasher.update(bytes.get(..count).unwrap_or_default());
-        self.len = self
-            .len
-            .saturating_add(u64::try_from(count).unwrap_or(u64::MAX));
-        Ok(count)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
     }
 }
