@@ -395,7 +395,6 @@ pub(crate) fn fs_device(
         read_only,
         cache,
         writeback: false,
-        threads: 0,
         xattr: true,
         // Overlayfs refuses directories on which another file system is mounted.
         submounts: tag != ROOT_TAG,
@@ -403,7 +402,7 @@ pub(crate) fn fs_device(
         acl: tag != ROOT_TAG,
         ids: host::ids(read_only),
     };
-    Ok(Device::fs(&config, fd).map_err(supervisor::Error::from)?)
+    Ok(Device::fs(&config, fd)?)
 }
 
 /// Without reading rights on it yet: what the device may do it does by its own.

@@ -49,7 +49,7 @@ fn main() {
 }
 
 fn start(share: &Path, jailed: bool) -> Device {
-    let words = "threads=0";
+    let words = "";
     if jailed {
         Device::start(share, words)
     } else {

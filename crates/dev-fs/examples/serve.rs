@@ -31,6 +31,7 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     let parts = dev_fs::Parts {
         front_end: listener,
         root,
+        journal: words::journal().into(),
         proc_self_fd: open("/proc/self/fd")?,
     };
     // Nobody releases it: it serves until the front end is gone.
@@ -58,9 +59,11 @@ fn serve_jailed(
         stderr: std::io::stderr().as_fd(),
         channel: theirs,
     })?;
+    let journal = words::journal();
     let resources = [
         ("vhost-user".to_owned(), listener.as_fd()),
         ("root".to_owned(), root.as_fd()),
+        ("journal".to_owned(), journal.as_fd()),
     ];
     handoff::start(&control, config, &resources)?;
     handoff::await_ready(&control, Duration::from_secs(10))?;

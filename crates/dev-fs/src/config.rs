@@ -26,9 +26,6 @@ pub(crate) fn check(config: &Config) -> Result<(), Error> {
     if length == 0 || length > Config::MAX_TAG || config.tag.contains('\0') {
         return Err(Error::Config("the tag must have 1 to 36 bytes, none zero"));
     }
-    if config.threads > Config::MAX_THREADS {
-        return Err(Error::Config("there can be at most 64 threads"));
-    }
     if config.writeback && (config.read_only || config.cache == Cache::Never) {
         return Err(Error::Config("writeback needs a writable, cached share"));
     }
@@ -130,7 +127,6 @@ mod tests {
             read_only: false,
             cache: Cache::Auto,
             writeback: false,
-            threads: 0,
             xattr: true,
             submounts: true,
             acl: true,
@@ -161,11 +157,10 @@ mod tests {
     #[test]
     fn a_bad_configuration_is_refused_and_a_good_one_is_not() {
         assert!(check(&config()).is_ok());
-        let cases: [fn(&mut Config); 7] = [
+        let cases: [fn(&mut Config); 6] = [
             |c| c.tag.clear(),
             |c| c.tag = "x".repeat(37),
             |c| c.tag = "a\0b".to_owned(),
-            |c| c.threads = 65,
             |c| (c.writeback, c.read_only) = (true, true),
             |c| (c.writeback, c.cache) = (true, Cache::Never),
             |c| {

@@ -1,22 +1,50 @@
-//! The device: virtiofsd's vhost-user back end, wrapped so that it ends when it cannot go on.
+//! The device: what `vhost-user-backend` asks of it, and its queues, whose requests virtiofsd carries
+//! out one after the other.
 
-use std::io;
+use std::io::{self, Read, Write};
 use std::os::unix::net::UnixListener;
-use std::sync::{Arc, mpsc};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 
+use nix::libc::EIO;
 use vhost::vhost_user::{Error as VhostUserError, Listener, VhostUserProtocolFeatures as Protocol};
 use vhost_user_backend::bitmap::BitmapMmapRegion;
-use vhost_user_backend::{VhostUserBackend, VhostUserDaemon, VringMutex};
-use virtiofsd::filesystem::{FileSystem, SerializableFileSystem};
-use virtiofsd::vhost_user::{VhostUserFsBackend, VhostUserFsBackendBuilder};
-use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
+use vhost_user_backend::{VhostUserBackend, VhostUserDaemon, VringMutex, VringT};
+use virtio_queue::{DescriptorChain, QueueOwnedT, QueueT};
+use virtiofsd::descriptor_utils::{Reader, Writer};
+use virtiofsd::filesystem::FileSystem;
+use virtiofsd::fuse::{InHeader, Opcode, OutHeader};
+use virtiofsd::server::Server;
+use vm_memory::{
+    ByteValued, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryLoadGuard, GuestMemoryMmap,
+};
 use vmm_sys_util::epoll::EventSet;
-use vmm_sys_util::event::{EventConsumer, EventNotifier};
+use vmm_sys_util::event::{
+    EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier,
+};
 
-use crate::Error;
+use crate::journal::{Journal, QUEUES};
+use crate::kept::{Kept, lock, nobody};
+use crate::table::Table;
+use crate::{Error, replay};
 
-type Memory = GuestMemoryAtomic<GuestMemoryMmap<BitmapMmapRegion>>;
+pub(crate) type Mapped = GuestMemoryMmap<BitmapMmapRegion>;
+type Memory = GuestMemoryAtomic<Mapped>;
+type Vring = VringMutex<Memory>;
+
+/// VIRTIO_RING_F_INDIRECT_DESC, VIRTIO_RING_F_EVENT_IDX, VIRTIO_F_VERSION_1 (virtio 1.2, section
+/// 6) and VHOST_USER_F_PROTOCOL_FEATURES.
+const FEATURES: u64 = (1 << 28) | (1 << 29) | (1 << 32) | (1 << 30);
+
+/// The longest queue.
+const QUEUE_SIZE: usize = 1024;
+
+/// `struct virtio_fs_config` (virtio 1.2, section 5.11.4): the tag and the number of request queues.
+const TAG_SIZE: usize = wire::fs::Config::MAX_TAG;
+
+/// The most of a session's first request that is looked at.
+const INIT_SIZE: u64 = 128;
 
 /// Why the device stops.
 pub(crate) enum End {
@@ -33,23 +61,25 @@ pub(crate) enum End {
 pub(crate) fn start<F>(
     fs: F,
     tag: &str,
-    threads: u8,
+    journal: Journal,
     listener: UnixListener,
     ended: &mpsc::Sender<End>,
 ) -> Result<(), Error>
 where
-    F: FileSystem + SerializableFileSystem + Send + Sync + 'static,
+    F: FileSystem<Inode = u64, Handle = u64> + Send + Sync + 'static,
 {
-    let inner = VhostUserFsBackendBuilder::default()
-        .set_thread_pool_size(usize::from(threads))
-        .set_tag(Some(tag.to_owned()))
-        .build(fs)
-        .map_err(Error::Device)?;
+    let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
+    let fs = Arc::new(fs);
+    let table = Arc::new(Mutex::new(Table::new(journal)));
     let backend = Arc::new(Backend {
-        inner,
+        server: Server::new(Kept::new(Arc::clone(&fs), Arc::clone(&table))),
+        fs,
+        table,
+        memory: memory.clone(),
+        is_settled: AtomicBool::new(false),
+        config: config_space(tag),
         ended: ended.clone(),
     });
-    let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
     let mut daemon =
         VhostUserDaemon::new("vhost-user".to_owned(), backend, memory).map_err(Error::VhostUser)?;
     let ended = ended.clone();
@@ -78,62 +108,202 @@ fn end_of(result: Result<(), vhost_user_backend::Error>) -> End {
     }
 }
 
-/// virtiofsd's back end. What it does not do on its own: end when a queue can no longer be served,
-/// and keep to the protocol features that we use.
-struct Backend<F: FileSystem + SerializableFileSystem + Send + Sync + 'static> {
-    inner: VhostUserFsBackend<F>,
+fn config_space(tag: &str) -> Vec<u8> {
+    let mut space = tag.as_bytes().to_vec();
+    space.resize(TAG_SIZE, 0);
+    space.extend(1_u32.to_le_bytes());
+    space
+}
+
+struct Backend<F: FileSystem<Inode = u64, Handle = u64> + Send + Sync> {
+    server: Server<Kept<F>>,
+    fs: Arc<F>,
+    table: Arc<Mutex<Table>>,
+    memory: Memory,
+    /// It has been decided whether this process goes on where another ended.
+    is_settled: AtomicBool,
+    config: Vec<u8>,
     ended: mpsc::Sender<End>,
+}
+
+impl<F> Backend<F>
+where
+    F: FileSystem<Inode = u64, Handle = u64> + Send + Sync + 'static,
+{
+    /// Carries out what there is in the queues. Whoever forgets is served first.
+    fn serve(&self, vrings: &[Vring]) -> io::Result<()> {
+        if !self.settle(vrings)? {
+            return Ok(());
+        }
+        let memory = self.memory.memory();
+        for vring in vrings {
+            vring.disable_notification().map_err(io::Error::other)?;
+        }
+        let mut promised = false;
+        loop {
+            let mut served = false;
+            for (queue, vring) in vrings.iter().enumerate() {
+                served |= self.serve_one(queue, vring, &memory)?;
+            }
+            if served {
+                promised = false;
+                continue;
+            }
+            // A ring that says that there is something and has nothing would keep us for good.
+            if promised {
+                return Err(io::Error::other("a head in it is out of range"));
+            }
+            for vring in vrings {
+                promised |= vring.enable_notification().map_err(io::Error::other)?;
+            }
+            if !promised {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Finds out whose requests these are; false if that cannot be known yet.
+    fn settle(&self, vrings: &[Vring]) -> io::Result<bool> {
+        let mut used = [None; QUEUES];
+        for (used, vring) in used.iter_mut().zip(vrings) {
+            let state = vring.get_ref();
+            let is_live = state.is_enabled() && state.get_queue().ready();
+            *used = is_live.then(|| state.get_queue().next_used());
+        }
+        let mut table = lock(&self.table);
+        let follows = table.journal.follows(used);
+        if self.is_settled.load(Ordering::Relaxed) {
+            if !follows {
+                table.restart(used);
+            }
+            return Ok(true);
+        }
+        let mut queues = used.iter().enumerate();
+        if queues.any(|(queue, used)| used.is_none() && table.journal.was_used(queue)) {
+            return Ok(false);
+        }
+        self.is_settled.store(true, Ordering::Relaxed);
+        if !follows {
+            table.restart(used);
+        } else if let Some(init) = table.resume(used) {
+            drop(table);
+            replay::replay(&self.server, &init)?;
+        }
+        Ok(true)
+    }
+
+    fn serve_one(
+        &self,
+        queue: usize,
+        vring: &Vring,
+        memory: &GuestMemoryLoadGuard<Mapped>,
+    ) -> io::Result<bool> {
+        let chain = {
+            let mut state = vring.get_mut();
+            if !(state.is_enabled() && state.get_queue().ready()) {
+                return Ok(false);
+            }
+            let queue = state.get_queue_mut();
+            let mut chains = queue.iter(memory.clone()).map_err(io::Error::other)?;
+            chains.next()
+        };
+        let Some(chain) = chain else {
+            return Ok(false);
+        };
+        let head = chain.head_index();
+        let written = self.answer(queue, chain, memory)?;
+        {
+            let mut state = vring.get_mut();
+            state.add_used(head, written).map_err(io::Error::other)?;
+            if state.needs_notification().map_err(io::Error::other)? {
+                state.signal_used_queue()?;
+            }
+        }
+        let gone = lock(&self.table).end();
+        for inode in gone {
+            self.fs.forget(nobody(), inode, 1);
+        }
+        Ok(true)
+    }
+
+    /// Carries out a request; how many bytes of the answer were written.
+    fn answer(
+        &self,
+        queue: usize,
+        chain: DescriptorChain<GuestMemoryLoadGuard<Mapped>>,
+        memory: &Mapped,
+    ) -> io::Result<u32> {
+        let request = Reader::new(memory, chain.clone()).map_err(io::Error::other)?;
+        let mut answer = Writer::new(memory, chain).map_err(io::Error::other)?;
+        let Ok(header) = request.clone().read_obj::<InHeader>() else {
+            return Ok(0);
+        };
+        lock(&self.table).journal.begin(queue, header.unique);
+        let handled = self
+            .server
+            .handle_message(request.clone(), answer.clone(), None::<&mut ()>);
+        if header.opcode == Opcode::Init as u32 {
+            let mut init = Vec::new();
+            request.take(INIT_SIZE).read_to_end(&mut init)?;
+            lock(&self.table).journal.set_init(&init);
+        }
+        let written = handled.unwrap_or_else(|_| {
+            let refusal = OutHeader {
+                len: u32::try_from(size_of::<OutHeader>()).unwrap_or(0),
+                error: -EIO,
+                unique: header.unique,
+            };
+            // A request that has no answer has no room for one.
+            let written = answer.write_all(refusal.as_slice());
+            written.map_or(0, |()| size_of::<OutHeader>())
+        });
+        u32::try_from(written).map_err(io::Error::other)
+    }
 }
 
 impl<F> VhostUserBackend for Backend<F>
 where
-    F: FileSystem + SerializableFileSystem + Send + Sync + 'static,
+    F: FileSystem<Inode = u64, Handle = u64> + Send + Sync + 'static,
 {
     type Bitmap = BitmapMmapRegion;
-    type Vring = VringMutex<Memory>;
+    type Vring = Vring;
 
     fn num_queues(&self) -> usize {
-        self.inner.num_queues()
+        QUEUES
     }
 
     fn max_queue_size(&self) -> usize {
-        self.inner.max_queue_size()
+        QUEUE_SIZE
     }
 
     fn features(&self) -> u64 {
-        self.inner.features()
+        FEATURES
     }
 
-    /// What virtiofsd offers less what no front end of ours uses: a second socket back to the
-    /// front end, and loading state that somebody else wrote.
     fn protocol_features(&self) -> Protocol {
-        self.inner.protocol_features()
-            & (Protocol::MQ
-                | Protocol::REPLY_ACK
-                | Protocol::CONFIG
-                | Protocol::CONFIGURE_MEM_SLOTS
-                | Protocol::LOG_SHMFD
-                | Protocol::RESET_DEVICE)
+        Protocol::MQ | Protocol::REPLY_ACK | Protocol::CONFIG | Protocol::CONFIGURE_MEM_SLOTS
     }
 
-    fn reset_device(&self) {
-        self.inner.reset_device();
-    }
-
-    fn set_event_idx(&self, enabled: bool) {
-        self.inner.set_event_idx(enabled);
+    fn set_event_idx(&self, _enabled: bool) {
+        // The rings know.
     }
 
     fn get_config(&self, offset: u32, size: u32) -> Vec<u8> {
-        self.inner.get_config(offset, size)
+        // Bytes behind the end read as zero; the crate caps `size`.
+        let start = usize::try_from(offset).unwrap_or(usize::MAX);
+        let size = usize::try_from(size).unwrap_or(0);
+        let mut bytes: Vec<u8> = self.config.iter().skip(start).take(size).copied().collect();
+        bytes.resize(size, 0);
+        bytes
     }
 
-    fn update_memory(&self, memory: Memory) -> io::Result<()> {
-        self.inner.update_memory(memory)
+    fn update_memory(&self, _memory: Memory) -> io::Result<()> {
+        // The same object as ours, which already shows the new table.
+        Ok(())
     }
 
-    fn exit_event(&self, thread_index: usize) -> Option<(EventConsumer, EventNotifier)> {
-        self.inner.exit_event(thread_index)
+    fn exit_event(&self, _thread_index: usize) -> Option<(EventConsumer, EventNotifier)> {
+        new_event_consumer_and_notifier(EventFlag::NONBLOCK | EventFlag::CLOEXEC).ok()
     }
 
     /// The queue's thread ends after an error, and the process would live on without serving: so
@@ -141,14 +311,11 @@ where
     fn handle_event(
         &self,
         device_event: u16,
-        events: EventSet,
-        vrings: &[Self::Vring],
-        thread_id: usize,
+        _events: EventSet,
+        vrings: &[Vring],
+        _thread_id: usize,
     ) -> io::Result<()> {
-        let result = self
-            .inner
-            .handle_event(device_event, events, vrings, thread_id);
-        result.inspect_err(|error| {
+        self.serve(vrings).inspect_err(|error| {
             let cause = io::Error::new(error.kind(), error.to_string());
             let _ = self
                 .ended

@@ -1,27 +1,19 @@
-//! What ends the process from within: some of virtiofsd's log records, and panics.
+//! What virtiofsd has to say, and panics.
 
-use log::{Level, LevelFilter, Log, Metadata, Record};
+use log::{LevelFilter, Log, Metadata, Record};
 
-/// The module in which virtiofsd handles queues. Each of its errors means that a queue cannot be
-/// served any more: a broken available ring, which it would go on reading as fast as it can, or a
-/// malformed descriptor chain, after which it exits by itself.
-const QUEUES: &str = "virtiofsd::vhost_user";
+/// The device's log. What virtiofsd says of requests is below the level of a warning, so that a guest
+/// cannot flood it.
+struct Warnings;
 
-/// The device's log, which a guest cannot flood.
-struct Limited;
-
-impl Log for Limited {
+impl Log for Warnings {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.level() <= Level::Warn
+        metadata.level() <= LevelFilter::Warn
     }
 
     fn log(&self, record: &Record<'_>) {
-        if !self.enabled(record.metadata()) {
-            return;
-        }
-        ::device::report(&record.args().to_string());
-        if record.level() == Level::Error && record.target() == QUEUES {
-            crate::exit_failed();
+        if self.enabled(record.metadata()) {
+            ::device::report(&record.args().to_string());
         }
     }
 
@@ -32,14 +24,20 @@ impl Log for Limited {
 /// where panics unwind: else the queue that it served would stand still for good.
 ///
 /// # Errors
-/// If there is a logger already: without this one, a broken queue would not end the process.
+/// If there is a logger already.
 pub(crate) fn install() -> Result<(), log::SetLoggerError> {
-    log::set_logger(&Limited)?;
+    log::set_logger(&Warnings)?;
     log::set_max_level(LevelFilter::Warn);
     let print = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         print(panic);
-        crate::exit_failed();
+        exit_failed();
     }));
     Ok(())
+}
+
+/// Ends the process as failed, from a place that has nobody to return an error to.
+#[expect(clippy::exit, reason = "the device is one process, and it is over")]
+fn exit_failed() -> ! {
+    std::process::exit(1)
 }

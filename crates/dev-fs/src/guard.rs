@@ -15,7 +15,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use virtiofsd::filesystem::{
     Context, Entry, Extensions, FileSystem, FsOptions, GetxattrReply, ListxattrReply, OpenOptions,
-    SerializableFileSystem, SetattrValid, SetxattrFlags, ZeroCopyReader, ZeroCopyWriter,
+    SetattrValid, SetxattrFlags, ZeroCopyReader, ZeroCopyWriter,
 };
 use virtiofsd::fuse;
 use virtiofsd::soft_idmap::Id;
@@ -298,9 +298,6 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Guard<F> {
         fn syncfs(&self, ctx: Context, inode: u64) -> io::Result<()>;
     }
 }
-
-/// Saving and restoring are not offered to the front end, so virtiofsd's refusals stand.
-impl<F: FileSystem> SerializableFileSystem for Guard<F> {}
 
 #[cfg(test)]
 mod tests {

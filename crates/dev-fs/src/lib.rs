@@ -18,7 +18,11 @@ mod config;
 mod device;
 mod fatal;
 mod guard;
+mod journal;
+mod kept;
 mod listing;
+mod replay;
+mod table;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -35,6 +39,7 @@ use wire::fs::{Cache, Config, Ids};
 use crate::backend::Directory;
 use crate::device::End;
 use crate::guard::{Guard, Rules};
+use crate::journal::Journal;
 
 /// Why the device could not start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -60,9 +65,9 @@ pub enum Error {
     /// virtiofsd's file system refused to start.
     #[error("cannot serve the shared directory")]
     FileSystem(#[source] io::Error),
-    /// virtiofsd's device refused to start.
-    #[error("cannot make the virtio-fs device")]
-    Device(#[source] virtiofsd::vhost_user::Error),
+    /// What another process has written down cannot be used.
+    #[error("cannot use the journal")]
+    Journal(#[source] io::Error),
     /// A thread could not be started.
     #[error("cannot start a thread")]
     Thread(#[source] io::Error),
@@ -75,11 +80,13 @@ pub enum Error {
 }
 
 /// The device, as [`::device::run`] makes it. Its resources are `vhost-user`, a listening Unix stream
-/// socket with the front end's connection queued, and `root`, the directory.
+/// socket with the front end's connection queued, `root`, the directory, and `journal`, what a process
+/// before this one has written down.
 pub struct Fs {
     config: Config,
     front_end: UnixListener,
     root: OwnedFd,
+    journal: OwnedFd,
 }
 
 impl Builder for Fs {
@@ -91,11 +98,13 @@ impl Builder for Fs {
         config::check(&config)?;
         let front_end = resources.take("vhost-user").map_err(Error::Resource)?;
         let root = resources.take("root").map_err(Error::Resource)?;
+        let journal = resources.take("journal").map_err(Error::Resource)?;
         let root = jailer::subtree(root.as_fd(), access(&config)).map_err(Error::Root)?;
         Ok(Self {
             config,
             front_end: front_end.into(),
             root,
+            journal,
         })
     }
 
@@ -110,6 +119,7 @@ impl Builder for Fs {
         let parts = Parts {
             front_end: self.front_end,
             root: self.root,
+            journal: self.journal,
             proc_self_fd: confined.proc_self_fd.ok_or(Error::Proc)?,
         };
         serve(&self.config, parts, move || {
@@ -134,6 +144,9 @@ pub struct Parts {
     pub front_end: UnixListener,
     /// The directory to serve, opened with `O_PATH` or for reading.
     pub root: OwnedFd,
+    /// [`wire::fs::JOURNAL_SIZE`] bytes that nobody shortens: zeros, or what a process before
+    /// this one has left.
+    pub journal: OwnedFd,
     /// `/proc/self/fd` of this process, opened with `O_PATH`.
     pub proc_self_fd: OwnedFd,
 }
@@ -162,15 +175,16 @@ pub fn serve(
             Ids::Single { owner, .. } => Some(owner),
         },
     };
+    let journal = Journal::open(parts.journal).map_err(Error::Journal)?;
     let (ended, end) = mpsc::channel();
     if config.read_only {
         let fs = PassthroughFsRo::new(passthrough).map_err(Error::FileSystem)?;
         let fs = Guard::new(fs, rules);
-        device::start(fs, &config.tag, config.threads, parts.front_end, &ended)?;
+        device::start(fs, &config.tag, journal, parts.front_end, &ended)?;
     } else {
         let fs = PassthroughFs::new(passthrough).map_err(Error::FileSystem)?;
         let fs = Guard::new(fs, rules);
-        device::start(fs, &config.tag, config.threads, parts.front_end, &ended)?;
+        device::start(fs, &config.tag, journal, parts.front_end, &ended)?;
     }
     thread::Builder::new()
         .name("control".to_owned())
@@ -183,10 +197,4 @@ pub fn serve(
         Ok(End::Failed(error)) => Err(error),
         Ok(End::FrontEndGone | End::Released) | Err(mpsc::RecvError) => Ok(()),
     }
-}
-
-/// Ends the process as failed, from a place that has nobody to return an error to.
-#[expect(clippy::exit, reason = "the device is one process, and it is over")]
-fn exit_failed() -> ! {
-    std::process::exit(1)
 }

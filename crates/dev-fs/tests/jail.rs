@@ -159,7 +159,8 @@ fn closing_the_control_channel_ends_it_with_success() {
 #[test]
 fn a_configuration_that_makes_no_sense_is_refused_with_the_reason() {
     let share = tempdir().unwrap();
-    let (mut running, _stream, ready) = try_launch(share.path(), "ro,writeback");
+    let (mut running, _stream, ready) =
+        try_launch(share.path(), "ro,writeback", &support::words::journal());
     let error = ready.unwrap_err().to_string();
     assert!(error.contains("writeback needs a writable"), "{error}");
     assert_eq!(running.wait_for_end(), Some(End { code: Some(2) }));

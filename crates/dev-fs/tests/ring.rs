@@ -307,45 +307,43 @@ fn a_single_users_files_appear_as_the_owners_and_other_users_can_do_nothing() {
 
 #[test]
 fn many_requests_at_once_are_each_answered() {
-    for words in ["", "threads=4"] {
-        let share = tempdir().unwrap();
-        for n in 0..40 {
-            fs::write(share.path().join(format!("f{n}")), pattern(n * 100, n)).unwrap();
-        }
-        let mut device = Device::start(share.path(), words);
-        let mut waiting = std::collections::BTreeMap::new();
-        for n in 0..40u64 {
-            let body = fuse::name(&format!("f{n}"));
-            let mut request = device.header(fuse::LOOKUP, ROOT, body.len());
-            request.extend(body);
-            let memory = &device.driver.memory;
-            let [at, answer] = [
-                memory.allocate(4096).unwrap(),
-                memory.allocate(4096).unwrap(),
-            ];
-            memory.write(at, &request).unwrap();
-            let buffers = [
-                vq_driver::Buffer::readable(at, u32::try_from(request.len()).unwrap()),
-                vq_driver::Buffer::writable(answer, 144),
-            ];
-            let queue = &mut device.driver.queues[support::REQUESTS];
-            waiting.insert(queue.add_indirect(&buffers).unwrap(), (n, answer));
-        }
-        device.driver.queues[support::REQUESTS].kick().unwrap();
-        for _ in 0..40 {
-            let used = device.driver.queues[support::REQUESTS]
-                .wait(PATIENCE)
-                .unwrap();
-            let (n, answer) = waiting.remove(&used.head).unwrap();
-            let mut size = [0; 8];
-            let offset = 16 + 40 + 8;
-            device
-                .driver
-                .memory
-                .read(answer + offset, &mut size)
-                .unwrap();
-            assert_eq!(u64::from_le_bytes(size), n * 100, "{words}");
-        }
+    let share = tempdir().unwrap();
+    for n in 0..40 {
+        fs::write(share.path().join(format!("f{n}")), pattern(n * 100, n)).unwrap();
+    }
+    let mut device = Device::start(share.path(), "");
+    let mut waiting = std::collections::BTreeMap::new();
+    for n in 0..40u64 {
+        let body = fuse::name(&format!("f{n}"));
+        let mut request = device.header(fuse::LOOKUP, ROOT, body.len());
+        request.extend(body);
+        let memory = &device.driver.memory;
+        let [at, answer] = [
+            memory.allocate(4096).unwrap(),
+            memory.allocate(4096).unwrap(),
+        ];
+        memory.write(at, &request).unwrap();
+        let buffers = [
+            vq_driver::Buffer::readable(at, u32::try_from(request.len()).unwrap()),
+            vq_driver::Buffer::writable(answer, 144),
+        ];
+        let queue = &mut device.driver.queues[support::REQUESTS];
+        waiting.insert(queue.add_indirect(&buffers).unwrap(), (n, answer));
+    }
+    device.driver.queues[support::REQUESTS].kick().unwrap();
+    for _ in 0..40 {
+        let used = device.driver.queues[support::REQUESTS]
+            .wait(PATIENCE)
+            .unwrap();
+        let (n, answer) = waiting.remove(&used.head).unwrap();
+        let mut size = [0; 8];
+        let offset = 16 + 40 + 8;
+        device
+            .driver
+            .memory
+            .read(answer + offset, &mut size)
+            .unwrap();
+        assert_eq!(u64::from_le_bytes(size), n * 100);
     }
 }
 
@@ -365,49 +363,47 @@ fn the_rest_of_the_requests_is_served() {
     let share = tempdir().unwrap();
     let path = share.path().join("f");
     fs::write(&path, "0123456789").unwrap();
-    for words in ["", "threads=2"] {
-        let mut device = Device::start(share.path(), words);
-        let inode = device.lookup(ROOT, "f").unwrap().inode;
-        let handle = device.open(inode, O_RDWR).unwrap();
-        let by_handle = handle.to_le_bytes();
-        for flags in [0u32, 1] {
-            let body = [&by_handle[..], &fuse::words(&[flags, 0])].concat();
-            device.request(fuse::FSYNC, inode, &[&body], 0).unwrap();
-        }
-        device
-            .request(fuse::FLUSH, inode, &[&by_handle, &[0; 16]], 0)
-            .unwrap();
-        let listing = device.opendir(ROOT).unwrap().to_le_bytes();
-        device
-            .request(fuse::FSYNCDIR, ROOT, &[&listing, &[0; 8]], 0)
-            .unwrap();
-        device.request(fuse::SYNCFS, ROOT, &[&[0; 8]], 0).unwrap();
-        assert_eq!(
-            device.request(fuse::STATFS, ROOT, &[], 80).unwrap().len(),
-            80
-        );
-        for mask in [0u32, 4, 2, 1] {
-            let answer = device.request(fuse::ACCESS, inode, &[&fuse::words(&[mask, 0])], 0);
-            assert_eq!(answer.is_ok(), mask != 1, "{mask}");
-        }
-        // From 8192, 4096 bytes; then what is there is copied to the begin of the file.
-        let space = [&by_handle[..], &longs(&[8192, 4096]), &[0; 8]].concat();
-        device
-            .request(fuse::FALLOCATE, inode, &[&space], 0)
-            .unwrap();
-        assert_eq!(fs::metadata(&path).unwrap().len(), 8192 + 4096);
-        assert_eq!(device.write(inode, handle, 8192, b"copied"), Ok(6));
-        let copy = longs(&[handle, 8192, inode, handle, 0, 6, 0]);
-        device
-            .request(fuse::COPY_FILE_RANGE, inode, &[&copy], 8)
-            .unwrap();
-        assert_eq!(device.read(inode, handle, 0, 10).unwrap(), b"copied6789");
-        let data = [&by_handle[..], &longs(&[0]), &fuse::words(&[3, 0])].concat();
-        let offset = device.request(fuse::LSEEK, inode, &[&data], 8).unwrap();
-        assert_eq!(offset, 0u64.to_le_bytes(), "data begins at once");
-        let now = device.set_attributes(inode, FATTR_NOW, [0; 3], 0).unwrap();
-        assert_eq!(now.size, 8192 + 4096);
+    let mut device = Device::start(share.path(), "");
+    let inode = device.lookup(ROOT, "f").unwrap().inode;
+    let handle = device.open(inode, O_RDWR).unwrap();
+    let by_handle = handle.to_le_bytes();
+    for flags in [0u32, 1] {
+        let body = [&by_handle[..], &fuse::words(&[flags, 0])].concat();
+        device.request(fuse::FSYNC, inode, &[&body], 0).unwrap();
     }
+    device
+        .request(fuse::FLUSH, inode, &[&by_handle, &[0; 16]], 0)
+        .unwrap();
+    let listing = device.opendir(ROOT).unwrap().to_le_bytes();
+    device
+        .request(fuse::FSYNCDIR, ROOT, &[&listing, &[0; 8]], 0)
+        .unwrap();
+    device.request(fuse::SYNCFS, ROOT, &[&[0; 8]], 0).unwrap();
+    assert_eq!(
+        device.request(fuse::STATFS, ROOT, &[], 80).unwrap().len(),
+        80
+    );
+    for mask in [0u32, 4, 2, 1] {
+        let answer = device.request(fuse::ACCESS, inode, &[&fuse::words(&[mask, 0])], 0);
+        assert_eq!(answer.is_ok(), mask != 1, "{mask}");
+    }
+    // From 8192, 4096 bytes; then what is there is copied to the begin of the file.
+    let space = [&by_handle[..], &longs(&[8192, 4096]), &[0; 8]].concat();
+    device
+        .request(fuse::FALLOCATE, inode, &[&space], 0)
+        .unwrap();
+    assert_eq!(fs::metadata(&path).unwrap().len(), 8192 + 4096);
+    assert_eq!(device.write(inode, handle, 8192, b"copied"), Ok(6));
+    let copy = longs(&[handle, 8192, inode, handle, 0, 6, 0]);
+    device
+        .request(fuse::COPY_FILE_RANGE, inode, &[&copy], 8)
+        .unwrap();
+    assert_eq!(device.read(inode, handle, 0, 10).unwrap(), b"copied6789");
+    let data = [&by_handle[..], &longs(&[0]), &fuse::words(&[3, 0])].concat();
+    let offset = device.request(fuse::LSEEK, inode, &[&data], 8).unwrap();
+    assert_eq!(offset, 0u64.to_le_bytes(), "data begins at once");
+    let now = device.set_attributes(inode, FATTR_NOW, [0; 3], 0).unwrap();
+    assert_eq!(now.size, 8192 + 4096);
 }
 
 #[test]

@@ -19,6 +19,7 @@
 
 mod component;
 mod console;
+mod journal;
 mod launch;
 mod link;
 mod lone;

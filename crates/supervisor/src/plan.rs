@@ -5,7 +5,7 @@ use std::{net::SocketAddr, os::fd::OwnedFd};
 use serde::Serialize;
 use wire::net::DialerConfig;
 
-use crate::{Error, Programs, console::Sink, streams};
+use crate::{Error, Programs, console::Sink, journal::journal};
 
 /// A machine, ready to be started.
 pub struct Plan {
@@ -115,17 +115,18 @@ impl Device {
     /// A file-system device that serves the directory `root`.
     ///
     /// # Errors
-    /// If the configuration is too long to be sent.
-    pub fn fs(config: &wire::fs::Config, root: OwnedFd) -> Result<Self, wire::Error> {
+    /// If the configuration is too long to be sent, or no memory can be had.
+    pub fn fs(config: &wire::fs::Config, root: OwnedFd) -> Result<Self, Error> {
+        let journal = journal(wire::fs::JOURNAL_SIZE)?;
         Ok(Self {
             name: format!("fs-{}", config.tag),
             component: "dev-fs".to_owned(),
             virtio_id: Self::FS_ID,
             queues: Self::FS_QUEUES.to_vec(),
             config: encode(config)?,
-            resources: vec![("root".to_owned(), root)],
+            resources: vec![("root".to_owned(), root), ("journal".to_owned(), journal)],
             dialer: None,
-            replaceable: false,
+            replaceable: true,
         })
     }
 
@@ -212,13 +213,14 @@ impl Device {
 
     /// A socket device.
     pub(crate) fn vsock(config: &wire::vsock::Config) -> Result<Self, Error> {
+        let journal = journal(wire::vsock::JOURNAL_SIZE)?;
         Ok(Self {
             name: "vsock".to_owned(),
             component: "dev-vsock".to_owned(),
             virtio_id: Self::VSOCK_ID,
             queues: Self::VSOCK_QUEUES.to_vec(),
             config: encode(config)?,
-            resources: vec![("journal".to_owned(), streams::journal()?)],
+            resources: vec![("journal".to_owned(), journal)],
             dialer: None,
             replaceable: true,
         })

@@ -11,15 +11,10 @@ use std::{
 
 use handoff::Channel;
 use nix::{
-    fcntl::{FcntlArg, SealFlag, fcntl},
     poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::{
-        memfd::{MFdFlags, memfd_create},
-        socket::{MsgFlags, Shutdown, recv, shutdown},
-    },
-    unistd::ftruncate,
+    sys::socket::{MsgFlags, Shutdown, recv, shutdown},
 };
-use wire::vsock::{JOURNAL_SIZE, Request, Stream};
+use wire::vsock::{Request, Stream};
 
 use crate::{Error, launch::named, machine::system};
 
@@ -150,19 +145,6 @@ fn is_read(end: &OwnedFd) -> bool {
     recv(end.as_raw_fd(), &mut [0], flags) == Ok(0)
 }
 
-/// An empty journal for a vsock device, which nobody can shorten.
-pub(crate) fn journal() -> Result<OwnedFd, Error> {
-    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
-    let make = || {
-        let file = memfd_create("journal", flags)?;
-        ftruncate(&file, JOURNAL_SIZE.try_into().unwrap_or(0))?;
-        let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
-        fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
-        Ok(file)
-    };
-    make().map_err(|errno: nix::Error| system("make a file of memory")(errno.into()))
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -253,11 +235,5 @@ mod tests {
         streams.close();
         assert_eq!(stream.read(&mut [0]).unwrap(), 0);
         streams.connect(1).unwrap_err();
-    }
-
-    #[test]
-    fn a_journal_cannot_be_shortened() {
-        let journal = journal().unwrap();
-        ftruncate(&journal, 4096).unwrap_err();
     }
 }

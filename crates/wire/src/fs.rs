@@ -3,8 +3,13 @@
 
 use serde::{Deserialize, Serialize};
 
+/// The size in bytes of a file-system device's journal: memory that its process shares with the one that
+/// takes its place. Most of it is never touched.
+pub const JOURNAL_SIZE: u64 = 318_836_736;
+
 /// The start configuration of a file-system device. With it travel the resources `vhost-user` (a
-/// listening socket with one connection queued) and `root` (the directory to serve).
+/// listening socket with one connection queued), `root` (the directory to serve) and `journal`
+/// ([`JOURNAL_SIZE`]).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
@@ -18,9 +23,6 @@ pub struct Config {
     /// Let the guest collect writes and send them later. Only for a directory that nobody else
     /// uses meanwhile; needs a [`Cache`] other than [`Cache::Never`].
     pub writeback: bool,
-    /// Threads that work on requests beside the one that takes them from the queue, 0 to 64. 0
-    /// answers each request before taking the next.
-    pub threads: u8,
     /// Pass extended attributes through.
     pub xattr: bool,
     /// Files have access control lists (acl(5)), which the guest heeds. Only with [`Ids::Same`]: they
@@ -35,8 +37,6 @@ pub struct Config {
 }
 
 impl Config {
-    /// The most threads.
-    pub const MAX_THREADS: u8 = 64;
     /// The longest tag, in bytes (virtio 1.2, section 5.11.4).
     pub const MAX_TAG: usize = 36;
 }

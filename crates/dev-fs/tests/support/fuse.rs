@@ -159,6 +159,7 @@ impl Device {
         let queue = &mut self.driver.queues[REQUESTS];
         let head = queue.add(&buffers)?;
         queue.kick()?;
+        self.strike();
         // An attack's chain may be answered first.
         let used = loop {
             let used = self.wait()?;
@@ -255,6 +256,20 @@ impl Device {
         Ok(word(&answer, 0))
     }
 
+    /// As [`Device::write`], at the end of the file, wherever that is.
+    pub(crate) fn append(&mut self, inode: u64, handle: u64, data: &[u8]) -> Result<u32, i32> {
+        let mut body = transfer(handle, 0, u32::try_from(data.len()).unwrap());
+        body[32..36].copy_from_slice(&nix::libc::O_APPEND.to_le_bytes());
+        let answer = self.request(WRITE, inode, &[&body, data], 8)?;
+        Ok(word(&answer, 0))
+    }
+
+    /// The guest was told of an inode so often, and forgets it.
+    pub(crate) fn forget(&mut self, inode: u64, times: u64) {
+        let answer = self.request(FORGET, inode, &[&times.to_le_bytes()], 0);
+        assert_eq!(answer, Ok(vec![]));
+    }
+
     pub(crate) fn release(&mut self, inode: u64, handle: u64) -> Result<(), i32> {
         let body = [&handle.to_le_bytes()[..], &[0; 16]].concat();
         self.request(RELEASE, inode, &[&body], 0).map(drop)
@@ -301,7 +316,17 @@ impl Device {
     }
 
     pub(crate) fn rename(&mut self, from: (u64, &str), to: (u64, &str)) -> Result<(), i32> {
-        let body = [&to.0.to_le_bytes()[..], &[0; 8]].concat();
+        self.rename_as(from, to, 0)
+    }
+
+    /// As [`Device::rename`], with flags of renameat2(2).
+    pub(crate) fn rename_as(
+        &mut self,
+        from: (u64, &str),
+        to: (u64, &str),
+        flags: u32,
+    ) -> Result<(), i32> {
+        let body = [&to.0.to_le_bytes()[..], &words(&[flags, 0])].concat();
         self.request(RENAME2, from.0, &[&body, &name(from.1), &name(to.1)], 0)
             .map(drop)
     }
@@ -314,6 +339,23 @@ impl Device {
     ) -> Result<(), i32> {
         let sizes = words(&[u32::try_from(value.len()).unwrap(), 0]);
         self.request(SETXATTR, inode, &[&sizes, &name(attribute), value], 0)
+            .map(drop)
+    }
+
+    /// As [`Device::set_xattr`], for one that is not there yet.
+    pub(crate) fn new_xattr(
+        &mut self,
+        inode: u64,
+        attribute: &str,
+        value: &[u8],
+    ) -> Result<(), i32> {
+        let sizes = words(&[u32::try_from(value.len()).unwrap(), 1]);
+        self.request(SETXATTR, inode, &[&sizes, &name(attribute), value], 0)
+            .map(drop)
+    }
+
+    pub(crate) fn remove_xattr(&mut self, inode: u64, attribute: &str) -> Result<(), i32> {
+        self.request(REMOVEXATTR, inode, &[&name(attribute)], 0)
             .map(drop)
     }
 
@@ -346,10 +388,14 @@ impl Device {
                 at += (24 + length).next_multiple_of(8);
             }
         }
-        let body = [&handle.to_le_bytes()[..], &[0; 16]].concat();
-        self.request(RELEASEDIR, inode, &[&body], 0)?;
+        self.release_directory(inode, handle)?;
         names.retain(|name| name != "." && name != "..");
         Ok(names)
+    }
+
+    pub(crate) fn release_directory(&mut self, inode: u64, handle: u64) -> Result<(), i32> {
+        let body = [&handle.to_le_bytes()[..], &[0; 16]].concat();
+        self.request(RELEASEDIR, inode, &[&body], 0).map(drop)
     }
 
     pub(crate) fn opendir(&mut self, inode: u64) -> Result<u64, i32> {

@@ -4,14 +4,14 @@
 
 pub(crate) mod fuse;
 
-mod words;
+pub(crate) mod words;
 
 use std::fs::File;
 use std::io::{Read, Seek};
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -35,8 +35,47 @@ pub(crate) struct Device {
     /// Whose requests these are.
     pub(crate) uid: u32,
     pub(crate) gid: u32,
+    /// What is left to its successor.
+    journal: File,
+    /// How it dies and who follows, if it does not live for ever.
+    pub(crate) fate: Option<Fate>,
     unique: u64,
     buffers: Buffers,
+}
+
+/// When a device is killed in the middle of requests. Another one takes its place.
+pub(crate) struct Fate {
+    /// What the other one serves, and how.
+    pub(crate) directory: PathBuf,
+    pub(crate) words: String,
+    /// How many have been killed.
+    pub(crate) deaths: usize,
+    random: u64,
+}
+
+impl Fate {
+    pub(crate) fn new(directory: &Path, words: &str, seed: u64) -> Self {
+        Self {
+            directory: directory.to_owned(),
+            words: words.to_owned(),
+            deaths: 0,
+            random: seed,
+        }
+    }
+
+    /// A number below `end` (xorshift).
+    fn below(&mut self, end: u64) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random % end
+    }
+
+    /// How long after a request it is killed, if it is.
+    fn strikes(&mut self) -> Option<Duration> {
+        let micros = self.below(120);
+        (self.below(4) == 0).then(|| Duration::from_micros(micros))
+    }
 }
 
 /// A device's process.
@@ -69,8 +108,19 @@ pub(crate) const ROOM: usize = 2 << 20;
 impl Device {
     /// Serves `directory` in the jail, as its supervisor would; [`words::config`] explains `words`.
     pub(crate) fn start(directory: &Path, words: &str) -> Self {
-        let (process, stream) = launch(directory, words);
-        Self::over(process, stream)
+        let journal = words::journal();
+        let (process, stream) = launch(directory, words, &journal);
+        Self::over(process, stream, journal)
+    }
+
+    /// Kills the device at once, and puts another in its place.
+    pub(crate) fn replace(&mut self, directory: &Path, words: &str) {
+        self.process.kill();
+        let (process, stream) = launch(directory, words, &self.journal);
+        self.process = process;
+        self.driver
+            .resume(stream, PATIENCE)
+            .unwrap_or_else(|error| panic!("{error}: {}", self.process.log()));
     }
 
     /// As [`Device::start`], without the jail, and with a limit of open files.
@@ -91,10 +141,10 @@ impl Device {
             child,
             _socket: socket,
         };
-        Self::over(process, stream)
+        Self::over(process, stream, words::journal())
     }
 
-    fn over(process: Running, stream: UnixStream) -> Self {
+    fn over(process: Running, stream: UnixStream, journal: File) -> Self {
         let setup = Setup {
             queues: &[64, 128],
             ..Setup::default()
@@ -111,6 +161,8 @@ impl Device {
             process,
             uid: 0,
             gid: 0,
+            journal,
+            fate: None,
             unique: 0,
             buffers,
         };
@@ -126,6 +178,22 @@ impl Device {
     /// How the process has ended, if it has.
     pub(crate) fn ended(&mut self) -> Option<End> {
         self.process.ended()
+    }
+
+    /// A request is on its way: fate may strike.
+    fn strike(&mut self) {
+        let Some(mut fate) = self.fate.take() else {
+            return;
+        };
+        if let Some(delay) = fate.strikes() {
+            let until = Instant::now() + delay;
+            while Instant::now() < until {
+                std::hint::spin_loop();
+            }
+            fate.deaths += 1;
+            self.replace(&fate.directory, &fate.words);
+        }
+        self.fate = Some(fate);
     }
 
     /// Waits for the next answer, as long as there is a process to give it.
@@ -175,6 +243,23 @@ impl Running {
         None
     }
 
+    /// The process's number.
+    pub(crate) fn pid(&self) -> i32 {
+        match self {
+            Self::Jailed { process, .. } => process.pid(),
+            Self::Free { child, .. } => child.id().cast_signed(),
+        }
+    }
+
+    /// Kills it, and waits until it is gone.
+    pub(crate) fn kill(&mut self) {
+        match self {
+            Self::Jailed { process, .. } => process.kill().unwrap(),
+            Self::Free { child, .. } => child.kill().unwrap(),
+        }
+        self.wait_for_end().expect("it is gone");
+    }
+
     fn ended(&mut self) -> Option<End> {
         match self {
             Self::Jailed { process, .. } => process.try_wait().unwrap().map(|exit| End {
@@ -211,8 +296,8 @@ impl Drop for Running {
 }
 
 /// Starts the device as the supervisor does, and connects to it.
-pub(crate) fn launch(directory: &Path, words: &str) -> (Running, UnixStream) {
-    let (running, stream, ready) = try_launch(directory, words);
+pub(crate) fn launch(directory: &Path, words: &str, journal: &File) -> (Running, UnixStream) {
+    let (running, stream, ready) = try_launch(directory, words, journal);
     let mut running = running;
     ready.unwrap_or_else(|error| panic!("{error}: {}", running.log()));
     (running, stream)
@@ -222,6 +307,7 @@ pub(crate) fn launch(directory: &Path, words: &str) -> (Running, UnixStream) {
 pub(crate) fn try_launch(
     directory: &Path,
     words: &str,
+    journal: &File,
 ) -> (Running, UnixStream, handoff::Result<()>) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("s");
@@ -246,6 +332,7 @@ pub(crate) fn try_launch(
     let resources = [
         ("vhost-user".to_owned(), listener.as_fd()),
         ("root".to_owned(), root.as_fd()),
+        ("journal".to_owned(), journal.as_fd()),
     ];
     handoff::start(&control, &words::config(words), &resources).unwrap();
     let ready = handoff::await_ready(&control, PATIENCE);

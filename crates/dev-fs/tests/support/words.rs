@@ -1,16 +1,25 @@
 //! A configuration from a few words, for tests and for the example.
 
-use wire::fs::{Cache, Config, Ids, Owner};
+use std::fs::File;
+
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use wire::fs::{Cache, Config, Ids, JOURNAL_SIZE, Owner};
+
+/// A journal that nobody has written yet.
+pub(crate) fn journal() -> File {
+    let file = File::from(memfd_create("journal", MFdFlags::MFD_CLOEXEC).unwrap());
+    file.set_len(JOURNAL_SIZE).unwrap();
+    file
+}
 
 /// A writable share, cached as usual, but for `words`, which are separated by commas: `ro`,
-/// `never`, `always`, `writeback`, `submounts`, `threads=N`, `single=UID`.
+/// `never`, `always`, `writeback`, `submounts`, `single=UID`.
 pub(crate) fn config(words: &str) -> Config {
     let mut config = Config {
         tag: "share".to_owned(),
         read_only: false,
         cache: Cache::Auto,
         writeback: false,
-        threads: 0,
         xattr: true,
         submounts: false,
         acl: false,
@@ -29,7 +38,6 @@ fn apply(config: &mut Config, word: &str) {
         ("always", _) => config.cache = Cache::Always,
         ("writeback", _) => config.writeback = true,
         ("submounts", _) => config.submounts = true,
-        ("threads", n) => config.threads = n.parse().unwrap(),
         ("single", uid) => {
             let uid = uid.parse().unwrap();
             config.ids = Ids::Single {

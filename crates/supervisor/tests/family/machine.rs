@@ -159,7 +159,6 @@ fn share() -> Device {
         read_only: true,
         cache: wire::fs::Cache::Never,
         writeback: false,
-        threads: 0,
         xattr: false,
         submounts: false,
         acl: false,

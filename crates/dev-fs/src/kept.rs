@@ -1,0 +1,722 @@
+//! A file system whose inodes and handles outlive its process.
+//!
+//! It writes down what the guest is told, finds all of it again in another process's place, and carries
+//! out a request that may have been carried out already so that the guest sees it done once.
+
+use std::ffi::CStr;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::libc;
+use virtiofsd::filesystem::{
+    Context, Entry, Extensions, FileSystem, FsOptions, GetxattrReply, ListxattrReply, OpenOptions,
+    SetattrValid, SetxattrFlags, ZeroCopyReader, ZeroCopyWriter,
+};
+use virtiofsd::fuse::{Attr, SetattrIn};
+use virtiofsd::soft_idmap::{GuestGid, GuestUid};
+
+use crate::journal::{Before, Open, Place};
+use crate::table::{ROOT, Table, slot_of};
+
+/// What a file is opened with again: not what made or emptied it.
+const ONCE: i32 = libc::O_CREAT | libc::O_EXCL | libc::O_TRUNC;
+
+/// A file system that is served on in another process.
+pub(crate) struct Kept<F: FileSystem> {
+    inner: Arc<F>,
+    table: Arc<Mutex<Table>>,
+}
+
+/// Waits for the table, which one thread uses.
+pub(crate) fn lock(table: &Mutex<Table>) -> MutexGuard<'_, Table> {
+    table.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A file that a name stands for.
+#[derive(Debug, Clone, Copy)]
+struct Found {
+    number: u64,
+    /// Its slot, if the guest knows it.
+    slot: Option<u32>,
+    attributes: Attr,
+}
+
+/// The inode number, 0 if there is no file.
+fn number(found: Option<Found>) -> u64 {
+    found.map_or(0, |found| found.number)
+}
+
+impl<F: FileSystem<Inode = u64, Handle = u64>> Kept<F> {
+    pub(crate) const fn new(inner: Arc<F>, table: Arc<Mutex<Table>>) -> Self {
+        Self { inner, table }
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        lock(&self.table)
+    }
+
+    fn inode(&self, inode: u64) -> io::Result<u64> {
+        self.table().inode(inode)
+    }
+
+    fn handle(&self, handle: u64) -> io::Result<u64> {
+        self.table().handle(handle)
+    }
+
+    /// Tells the guest of what virtiofsd has found or made.
+    fn enter(&self, ctx: Context, parent: u64, name: &CStr, found: Entry) -> io::Result<Entry> {
+        // There is none, and the guest may remember that.
+        if found.inode == 0 {
+            return Ok(found);
+        }
+        let parent = slot_of(parent).ok_or(Errno::EBADF)?;
+        let place = Place::new(parent, name);
+        let entered = self.table().enter(found.inode, found.attr.ino, &place);
+        // virtiofsd counts each slot once.
+        if !matches!(entered, Ok((_, true))) {
+            self.inner.forget(ctx, found.inode, 1);
+        }
+        let (inode, _) = entered?;
+        Ok(Entry { inode, ..found })
+    }
+
+    /// What a name stands for, without telling the guest.
+    fn look(&self, ctx: Context, parent: u64, name: &CStr) -> Option<Found> {
+        let entry = self.inner.lookup(ctx, parent, name).ok()?;
+        if entry.inode == 0 {
+            return None;
+        }
+        let slot = self.table().slot(entry.inode);
+        self.inner.forget(ctx, entry.inode, 1);
+        Some(Found {
+            number: entry.attr.ino,
+            slot,
+            attributes: entry.attr,
+        })
+    }
+
+    /// How things were before the request, and whether another process has begun it.
+    fn before(&self, look: impl FnOnce() -> Before) -> (Before, bool) {
+        let known = self.table().journal.before();
+        if let Some(before) = known {
+            return (before, true);
+        }
+        let before = look();
+        self.table().journal.set_before(before);
+        (before, false)
+    }
+
+    /// Makes an entry that must not be there yet.
+    fn make(
+        &self,
+        ctx: Context,
+        parent: u64,
+        name: &CStr,
+        make: impl FnOnce(u64) -> io::Result<Entry>,
+    ) -> io::Result<Entry> {
+        let directory = self.inode(parent)?;
+        let (before, again) = self.before(|| Before {
+            source: number(self.look(ctx, directory, name)),
+            ..Before::default()
+        });
+        let made = match make(directory) {
+            Err(error) if again && before.source == 0 && is(&error, Errno::EEXIST) => {
+                self.inner.lookup(ctx, directory, name)
+            }
+            made => made,
+        };
+        self.enter(ctx, parent, name, made?)
+    }
+
+    /// Removes an entry.
+    fn remove(
+        &self,
+        ctx: Context,
+        parent: u64,
+        name: &CStr,
+        remove: impl FnOnce(u64) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let directory = self.inode(parent)?;
+        let found = self.look(ctx, directory, name);
+        let (before, again) = self.before(|| Before {
+            source: number(found),
+            ..Before::default()
+        });
+        let is_done = again && before.source != 0 && before.source != number(found);
+        if !is_done {
+            remove(directory)?;
+        }
+        if let (Some(slot), Some(parent)) = (found.and_then(|found| found.slot), slot_of(parent)) {
+            self.leave(slot, &Place::new(parent, name));
+        }
+        Ok(())
+    }
+
+    /// An inode is no longer here.
+    fn leave(&self, slot: u32, place: &Place) {
+        let table = self.table();
+        if table.journal.place(slot).as_ref() == Some(place) {
+            table.journal.clear_name(slot);
+        }
+    }
+
+    /// Opens a handle for the guest.
+    fn open_handle(
+        &self,
+        ctx: Context,
+        inode: u64,
+        (flags, is_directory): (u32, bool),
+        (handle, options): (Option<u64>, OpenOptions),
+    ) -> io::Result<(Option<u64>, OpenOptions)> {
+        let Some(inner) = handle else {
+            return Ok((None, options));
+        };
+        let inode = slot_of(inode).ok_or(Errno::EBADF)?;
+        let open = Open {
+            inode,
+            flags,
+            is_directory,
+        };
+        let opened = self.table().open(inner, open);
+        if opened.is_err() {
+            self.close(ctx, open, inner);
+        }
+        Ok((Some(opened?), options))
+    }
+
+    fn close(&self, ctx: Context, open: Open, inner: u64) {
+        let name = u64::from(open.inode).saturating_add(1);
+        if let Ok(inode) = self.inode(name) {
+            // It fails for one that is closed.
+            let _ = if open.is_directory {
+                self.inner.releasedir(ctx, inode, open.flags, inner)
+            } else {
+                let flags = open.flags;
+                self.inner
+                    .release(ctx, inode, flags, inner, false, false, None)
+            };
+        }
+    }
+
+    /// The guest closes a handle.
+    fn release_handle(
+        &self,
+        inode: u64,
+        handle: u64,
+        release: impl FnOnce(u64, u64) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let is_lost = |error: &io::Error| is(error, Errno::ESTALE);
+        match (self.inode(inode), self.handle(handle)) {
+            (Ok(inode), Ok(inner)) => release(inode, inner)?,
+            // There is nothing left to be closed.
+            (Err(error), _) | (Ok(_), Err(error)) if is_lost(&error) => {}
+            (Err(error), _) | (_, Err(error)) => return Err(error),
+        }
+        self.table().close(handle);
+        Ok(())
+    }
+
+    /// Finds everything again that the guest knows from another process.
+    fn restore(&self) {
+        self.table().sweep();
+        let inodes = self.table().journal.inodes();
+        for slot in 0..inodes {
+            self.find(slot);
+        }
+        let handles = self.table().journal.handles();
+        for slot in 0..handles {
+            let open = self.table().journal.opened(slot);
+            if let Some(open) = open {
+                let inner = self.reopen(open);
+                self.table().reopened(slot, inner);
+            }
+        }
+        self.table().resumed();
+    }
+
+    /// Finds an inode, and before it the directories that it is in.
+    fn find(&self, slot: u32) {
+        let mut chain = vec![slot];
+        while let Some(&slot) = chain.last() {
+            let parents = self.unfound_parents(slot);
+            // Directories that are in each other were written down by nobody who works.
+            let next = parents.into_iter().find(|parent| !chain.contains(parent));
+            if let Some(parent) = next {
+                chain.push(parent);
+                continue;
+            }
+            self.find_in_parent(slot);
+            chain.pop();
+        }
+    }
+
+    /// The directories, not found yet, that an inode not found yet may be in.
+    fn unfound_parents(&self, slot: u32) -> Vec<u32> {
+        let table = self.table();
+        if table.is_decided(slot) || !table.journal.is_inode(slot) {
+            return Vec::new();
+        }
+        let places = [table.journal.place(slot), table.journal.other_place(slot)];
+        let parents = places.into_iter().flatten().map(|place| place.parent);
+        parents
+            .filter(|parent| !table.is_decided(*parent) && table.journal.is_inode(*parent))
+            .collect()
+    }
+
+    fn find_in_parent(&self, slot: u32) {
+        let (places, expected) = {
+            let table = self.table();
+            if table.is_decided(slot) || !table.journal.is_inode(slot) {
+                return;
+            }
+            let places = [table.journal.place(slot), table.journal.other_place(slot)];
+            (places, table.journal.number(slot))
+        };
+        for place in places.into_iter().flatten() {
+            if let Some(inner) = self.find_at(&place, expected) {
+                let mut table = self.table();
+                table.journal.set_place(slot, &place);
+                table.found(slot, inner);
+                return;
+            }
+        }
+        self.table().lost(slot);
+    }
+
+    /// virtiofsd's number for what is in a place, if it is the file that was there and nobody else has
+    /// found it.
+    fn find_at(&self, place: &Place, expected: u64) -> Option<u64> {
+        let parent = self.inode(u64::from(place.parent).saturating_add(1)).ok()?;
+        let entry = self.inner.lookup(nobody(), parent, &place.name).ok()?;
+        let taken = self.table().slot(entry.inode).is_some();
+        if entry.inode == 0 {
+            return None;
+        }
+        if entry.attr.ino != expected || taken {
+            self.inner.forget(nobody(), entry.inode, 1);
+            return None;
+        }
+        Some(entry.inode)
+    }
+
+    fn reopen(&self, open: Open) -> Option<u64> {
+        let name = u64::from(open.inode).saturating_add(1);
+        let inode = self.inode(name).ok()?;
+        let flags = (open.flags.cast_signed() & !ONCE).cast_unsigned();
+        let opened = if open.is_directory {
+            self.inner.opendir(nobody(), inode, flags)
+        } else {
+            self.inner.open(nobody(), inode, false, flags)
+        };
+        opened.ok()?.0
+    }
+}
+
+/// In whose name something is done that nobody asked for; virtiofsd cares only where it makes files.
+pub(crate) fn nobody() -> Context {
+    Context {
+        uid: GuestUid::from(0),
+        gid: GuestGid::from(0),
+        pid: 0,
+    }
+}
+
+fn is(error: &io::Error, errno: Errno) -> bool {
+    error.raw_os_error() == Some(errno as i32)
+}
+
+/// Methods about an inode, and a handle of it if there is one.
+macro_rules! translate {
+    ($(fn $name:ident$(<$generic:ident: $bound:path>)?(&self, $ctx:ident: Context, $inode:ident: u64 $(, [$handle:ident])? $(, $arg:ident: $type:ty)*) -> $result:ty;)*) => {
+        $(fn $name$(<$generic: $bound>)?(&self, $ctx: Context, $inode: u64 $(, $handle: u64)? $(, $arg: $type)*) -> $result {
+            let $inode = self.inode($inode)?;
+            $(let $handle = self.handle($handle)?;)?
+            self.inner.$name($ctx, $inode $(, $handle)? $(, $arg)*)
+        })*
+    };
+}
+
+impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Kept<F> {
+    type Inode = u64;
+    type Handle = u64;
+    type DirIter = F::DirIter;
+
+    fn init(&self, capable: FsOptions) -> io::Result<FsOptions> {
+        let options = self.inner.init(capable)?;
+        if self.table().resumes() {
+            self.restore();
+        } else {
+            self.table().begin_session();
+        }
+        Ok(options)
+    }
+
+    fn destroy(&self) {
+        self.table().begin_session();
+        self.inner.destroy();
+    }
+
+    fn lookup(&self, ctx: Context, parent: u64, name: &CStr) -> io::Result<Entry> {
+        let found = self.inner.lookup(ctx, self.inode(parent)?, name)?;
+        self.enter(ctx, parent, name, found)
+    }
+
+    fn forget(&self, _ctx: Context, inode: u64, count: u64) {
+        self.table().forget(inode, count);
+    }
+
+    fn batch_forget(&self, _ctx: Context, requests: Vec<(u64, u64)>) {
+        for (inode, count) in requests {
+            self.table().forget(inode, count);
+        }
+    }
+
+    fn mkdir(
+        &self,
+        ctx: Context,
+        parent: u64,
+        name: &CStr,
+        mode: u32,
+        umask: u32,
+        extensions: Extensions,
+    ) -> io::Result<Entry> {
+        self.make(ctx, parent, name, |parent| {
+            self.inner.mkdir(ctx, parent, name, mode, umask, extensions)
+        })
+    }
+
+    fn mknod(
+        &self,
+        ctx: Context,
+        parent: u64,
+        name: &CStr,
+        mode: u32,
+        device: u32,
+        umask: u32,
+        extensions: Extensions,
+    ) -> io::Result<Entry> {
+        self.make(ctx, parent, name, |parent| {
+            let inner = &self.inner;
+            inner.mknod(ctx, parent, name, mode, device, umask, extensions)
+        })
+    }
+
+    fn symlink(
+        &self,
+        ctx: Context,
+        target: &CStr,
+        parent: u64,
+        name: &CStr,
+        extensions: Extensions,
+    ) -> io::Result<Entry> {
+        self.make(ctx, parent, name, |parent| {
+            self.inner.symlink(ctx, target, parent, name, extensions)
+        })
+    }
+
+    fn link(&self, ctx: Context, inode: u64, parent: u64, name: &CStr) -> io::Result<Entry> {
+        let inode = self.inode(inode)?;
+        self.make(ctx, parent, name, |parent| {
+            self.inner.link(ctx, inode, parent, name)
+        })
+    }
+
+    fn create(
+        &self,
+        ctx: Context,
+        parent: u64,
+        name: &CStr,
+        mode: u32,
+        kill_priv: bool,
+        flags: u32,
+        umask: u32,
+        extensions: Extensions,
+    ) -> io::Result<(Entry, Option<u64>, OpenOptions)> {
+        let directory = self.inode(parent)?;
+        let found = self.look(ctx, directory, name);
+        let (before, again) = self.before(|| Before {
+            source: number(found),
+            ..Before::default()
+        });
+        // Nobody was told of it, and the handle that made it can do what another could not.
+        if again && before.source == 0 && found.is_some_and(is_empty_file) {
+            self.inner.unlink(ctx, directory, name)?;
+        }
+        let inner = &self.inner;
+        let created = inner.create(
+            ctx, directory, name, mode, kill_priv, flags, umask, extensions,
+        );
+        let (entry, handle, options) = created?;
+        let inode = entry.inode;
+        let entry = self.enter(ctx, parent, name, entry).inspect_err(|_| {
+            if let Some(handle) = handle {
+                let _ = inner.release(ctx, inode, flags, handle, false, false, None);
+            }
+        })?;
+        let opened = (handle, options);
+        let (handle, options) = self.open_handle(ctx, entry.inode, (flags, false), opened)?;
+        Ok((entry, handle, options))
+    }
+
+    fn unlink(&self, ctx: Context, parent: u64, name: &CStr) -> io::Result<()> {
+        self.remove(ctx, parent, name, |parent| {
+            self.inner.unlink(ctx, parent, name)
+        })
+    }
+
+    fn rmdir(&self, ctx: Context, parent: u64, name: &CStr) -> io::Result<()> {
+        self.remove(ctx, parent, name, |parent| {
+            self.inner.rmdir(ctx, parent, name)
+        })
+    }
+
+    fn rename(
+        &self,
+        ctx: Context,
+        old_parent: u64,
+        old_name: &CStr,
+        new_parent: u64,
+        new_name: &CStr,
+        flags: u32,
+    ) -> io::Result<()> {
+        let (from, to) = (self.inode(old_parent)?, self.inode(new_parent)?);
+        let place = |parent, name| slot_of(parent).map(|parent| Place::new(parent, name));
+        let places = (place(old_parent, old_name), place(new_parent, new_name));
+        let (Some(old), Some(new)) = places else {
+            return Err(Errno::EBADF.into());
+        };
+        let source = self.look(ctx, from, old_name);
+        let target = self.look(ctx, to, new_name);
+        let now = (number(source), number(target));
+        let (before, again) = self.before(|| {
+            let slot = |found: Option<Found>| found.and_then(|found| found.slot);
+            let slots = [slot(source), slot(target)];
+            self.table().journal.set_moved(slots, [&old, &new]);
+            Before {
+                source: now.0,
+                target: now.1,
+                size: 0,
+            }
+        });
+        let is_exchange = flags & libc::RENAME_EXCHANGE != 0;
+        let is_done = again
+            && before.source != 0
+            && if is_exchange {
+                now == (before.target, before.source)
+            } else {
+                now.0 != before.source && now.1 == before.source
+            };
+        if !is_done {
+            self.inner
+                .rename(ctx, from, old_name, to, new_name, flags)?;
+        }
+        let [source, target] = self.table().journal.moved();
+        if let Some(slot) = target.filter(|_| target != source) {
+            if is_exchange {
+                self.table().journal.set_place(slot, &old);
+            } else {
+                self.leave(slot, &new);
+            }
+        }
+        if let Some(slot) = source.filter(|slot| *slot != ROOT) {
+            self.table().journal.set_place(slot, &new);
+        }
+        Ok(())
+    }
+
+    fn open(
+        &self,
+        ctx: Context,
+        inode: u64,
+        kill_priv: bool,
+        flags: u32,
+    ) -> io::Result<(Option<u64>, OpenOptions)> {
+        let opened = self.inner.open(ctx, self.inode(inode)?, kill_priv, flags)?;
+        self.open_handle(ctx, inode, (flags, false), opened)
+    }
+
+    fn opendir(
+        &self,
+        ctx: Context,
+        inode: u64,
+        flags: u32,
+    ) -> io::Result<(Option<u64>, OpenOptions)> {
+        let opened = self.inner.opendir(ctx, self.inode(inode)?, flags)?;
+        self.open_handle(ctx, inode, (flags, true), opened)
+    }
+
+    fn release(
+        &self,
+        ctx: Context,
+        inode: u64,
+        flags: u32,
+        handle: u64,
+        flush: bool,
+        flock_release: bool,
+        lock_owner: Option<u64>,
+    ) -> io::Result<()> {
+        self.release_handle(inode, handle, |inode, handle| {
+            let inner = &self.inner;
+            inner.release(ctx, inode, flags, handle, flush, flock_release, lock_owner)
+        })
+    }
+
+    fn releasedir(&self, ctx: Context, inode: u64, flags: u32, handle: u64) -> io::Result<()> {
+        self.release_handle(inode, handle, |inode, handle| {
+            self.inner.releasedir(ctx, inode, flags, handle)
+        })
+    }
+
+    fn getattr(
+        &self,
+        ctx: Context,
+        inode: u64,
+        handle: Option<u64>,
+    ) -> io::Result<(Attr, Duration)> {
+        let handle = handle.map(|handle| self.handle(handle)).transpose()?;
+        self.inner.getattr(ctx, self.inode(inode)?, handle)
+    }
+
+    fn setattr(
+        &self,
+        ctx: Context,
+        inode: u64,
+        attributes: SetattrIn,
+        handle: Option<u64>,
+        valid: SetattrValid,
+    ) -> io::Result<(Attr, Duration)> {
+        let handle = handle.map(|handle| self.handle(handle)).transpose()?;
+        let inode = self.inode(inode)?;
+        self.inner.setattr(ctx, inode, attributes, handle, valid)
+    }
+
+    fn write<R: ZeroCopyReader>(
+        &self,
+        ctx: Context,
+        inode: u64,
+        handle: u64,
+        reader: R,
+        size: u32,
+        mut offset: u64,
+        lock_owner: Option<u64>,
+        delayed_write: bool,
+        kill_priv: bool,
+        mut flags: u32,
+    ) -> io::Result<usize> {
+        let (inode, handle) = (self.inode(inode)?, self.handle(handle)?);
+        let append = libc::O_APPEND.cast_unsigned();
+        if flags & append != 0 && !delayed_write {
+            let (now, _) = self.inner.getattr(ctx, inode, Some(handle))?;
+            let (before, again) = self.before(|| Before {
+                size: now.size,
+                ..Before::default()
+            });
+            // What is there of it already is written again where it is.
+            if again && now.size > before.size {
+                (offset, flags) = (before.size, flags & !append);
+            }
+        }
+        self.inner.write(
+            ctx,
+            inode,
+            handle,
+            reader,
+            size,
+            offset,
+            lock_owner,
+            delayed_write,
+            kill_priv,
+            flags,
+        )
+    }
+
+    fn setxattr(
+        &self,
+        ctx: Context,
+        inode: u64,
+        name: &CStr,
+        value: &[u8],
+        mut flags: u32,
+        extra_flags: SetxattrFlags,
+    ) -> io::Result<()> {
+        let inode = self.inode(inode)?;
+        let create = libc::XATTR_CREATE.cast_unsigned();
+        if flags & create != 0 {
+            let (before, again) = self.before(|| self.has_xattr(ctx, inode, name));
+            if again && before.source == 0 {
+                flags &= !create;
+            }
+        }
+        self.inner
+            .setxattr(ctx, inode, name, value, flags, extra_flags)
+    }
+
+    fn removexattr(&self, ctx: Context, inode: u64, name: &CStr) -> io::Result<()> {
+        let inode = self.inode(inode)?;
+        let (before, again) = self.before(|| self.has_xattr(ctx, inode, name));
+        match self.inner.removexattr(ctx, inode, name) {
+            Err(error) if again && before.source != 0 && is(&error, Errno::ENODATA) => Ok(()),
+            removed => removed,
+        }
+    }
+
+    fn copyfilerange(
+        &self,
+        ctx: Context,
+        inode_in: u64,
+        handle_in: u64,
+        offset_in: u64,
+        inode_out: u64,
+        handle_out: u64,
+        offset_out: u64,
+        length: u64,
+        flags: u64,
+    ) -> io::Result<usize> {
+        let (inode_in, handle_in) = (self.inode(inode_in)?, self.handle(handle_in)?);
+        let (inode_out, handle_out) = (self.inode(inode_out)?, self.handle(handle_out)?);
+        self.inner.copyfilerange(
+            ctx, inode_in, handle_in, offset_in, inode_out, handle_out, offset_out, length, flags,
+        )
+    }
+
+    translate! {
+        fn readdir(&self, ctx: Context, inode: u64, [handle], size: u32, offset: u64) -> io::Result<F::DirIter>;
+        fn readlink(&self, ctx: Context, inode: u64) -> io::Result<Vec<u8>>;
+        fn read<W: ZeroCopyWriter>(&self, ctx: Context, inode: u64, [handle], writer: W, size: u32, offset: u64, lock_owner: Option<u64>, flags: u32) -> io::Result<usize>;
+        fn flush(&self, ctx: Context, inode: u64, [handle], lock_owner: u64) -> io::Result<()>;
+        fn fallocate(&self, ctx: Context, inode: u64, [handle], mode: u32, offset: u64, length: u64) -> io::Result<()>;
+        fn lseek(&self, ctx: Context, inode: u64, [handle], offset: u64, whence: u32) -> io::Result<u64>;
+        fn statfs(&self, ctx: Context, inode: u64) -> io::Result<libc::statvfs64>;
+        fn getxattr(&self, ctx: Context, inode: u64, name: &CStr, size: u32) -> io::Result<GetxattrReply>;
+        fn listxattr(&self, ctx: Context, inode: u64, size: u32) -> io::Result<ListxattrReply>;
+        fn access(&self, ctx: Context, inode: u64, mask: u32) -> io::Result<()>;
+        fn syncfs(&self, ctx: Context, inode: u64) -> io::Result<()>;
+    }
+
+    fn fsync(&self, ctx: Context, inode: u64, datasync: bool, handle: u64) -> io::Result<()> {
+        let (inode, handle) = (self.inode(inode)?, self.handle(handle)?);
+        self.inner.fsync(ctx, inode, datasync, handle)
+    }
+
+    fn fsyncdir(&self, ctx: Context, inode: u64, datasync: bool, handle: u64) -> io::Result<()> {
+        let (inode, handle) = (self.inode(inode)?, self.handle(handle)?);
+        self.inner.fsyncdir(ctx, inode, datasync, handle)
+    }
+}
+
+impl<F: FileSystem<Inode = u64, Handle = u64>> Kept<F> {
+    /// Whether an extended attribute is there, as [`Before::source`].
+    fn has_xattr(&self, ctx: Context, inode: u64, name: &CStr) -> Before {
+        let there = self.inner.getxattr(ctx, inode, name, 0).is_ok();
+        Before {
+            source: there.into(),
+            ..Before::default()
+        }
+    }
+}
+
+fn is_empty_file(found: Found) -> bool {
+    found.attributes.size == 0 && found.attributes.mode & libc::S_IFMT == libc::S_IFREG
+}
