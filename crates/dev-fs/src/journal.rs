@@ -43,6 +43,9 @@ const BEFORE: usize = 44;
 /// The slots, and one, whose names it exchanges, and both places.
 const MOVED: [usize; 2] = [72, 76];
 const PLACES: [usize; 2] = [1024, 1536];
+/// The slot, and one, of an inode whose place is being changed, and its new place.
+const MOVING: usize = 80;
+const NEW_PLACE: usize = 2048;
 /// The session's first request, and its length.
 const INIT: usize = 512;
 const INIT_SIZE: usize = 128;
@@ -56,7 +59,7 @@ const SIZE: usize = OPEN + HANDLES as usize * OPEN_SIZE;
 
 const _: () = {
     assert!(SIZE as u64 == JOURNAL_SIZE);
-    assert!(PLACES[1] + RECORD_SIZE <= COUNTS);
+    assert!(NEW_PLACE + RECORD_SIZE <= COUNTS);
 };
 
 /// The layout above.
@@ -129,10 +132,27 @@ impl Journal {
             return Err(io::Error::other("another version has written the journal"));
         }
         memory.store(VERSION, CURRENT);
-        Ok(Self {
+        let journal = Self {
             memory,
             again: false,
-        })
+        };
+        journal.end_move();
+        Ok(journal)
+    }
+
+    fn store(&self, at: usize, number: u32) {
+        step();
+        self.memory.store(at, number);
+    }
+
+    fn write(&self, at: usize, numbers: &[u32]) {
+        step();
+        self.memory.write(at, numbers);
+    }
+
+    fn fill(&self, at: usize, bytes: &[u8]) {
+        step();
+        self.memory.part(at, bytes.len()).fill(bytes);
     }
 
     fn answered(&self, queue: usize) -> u32 {
@@ -187,8 +207,8 @@ impl Journal {
         if let Some(slot) = self.memory.load(OPENED).checked_sub(1) {
             self.close(slot);
         }
-        self.memory.store(CHANGED, 0);
-        self.memory.store(OPENED, 0);
+        self.store(CHANGED, 0);
+        self.store(OPENED, 0);
     }
 
     /// Begins a queue's next request.
@@ -197,53 +217,53 @@ impl Journal {
             && self.memory.read(UNIQUE) == halves(unique)
             && self.memory.load(IS_BEFORE) == 1;
         if !self.again {
-            self.memory.store(AT_WORK, 0);
-            self.memory.store(IS_BEFORE, 0);
-            self.memory.store(MOVED[0], 0);
-            self.memory.store(MOVED[1], 0);
+            self.store(AT_WORK, 0);
+            self.store(IS_BEFORE, 0);
+            self.store(MOVED[0], 0);
+            self.store(MOVED[1], 0);
         }
-        self.memory.write(UNIQUE, &halves(unique));
+        self.write(UNIQUE, &halves(unique));
         let queue = u32::try_from(queue).unwrap_or(0);
-        self.memory.store(AT_WORK, queue.saturating_add(1));
+        self.store(AT_WORK, queue.saturating_add(1));
     }
 
     /// The guest has the answer to the request that was begun.
     pub(crate) fn end(&mut self) {
         // Each of these may be the last, and is right to do again.
-        self.memory.store(CHANGED, 0);
-        self.memory.store(OPENED, 0);
+        self.store(CHANGED, 0);
+        self.store(OPENED, 0);
         let Some(queue) = self.at_work() else {
             return;
         };
         if let Some(at) = ANSWERED.get(queue) {
             let next = self.answered(queue).wrapping_add(1);
-            self.memory.store(*at, next);
+            self.store(*at, next);
         }
-        self.memory.store(AT_WORK, 0);
+        self.store(AT_WORK, 0);
         self.again = false;
     }
 
     /// Forgets everything but how many requests were answered.
     pub(crate) fn clear(&mut self) {
-        self.memory.store(CHANGED, 0);
-        self.memory.store(OPENED, 0);
-        self.memory.store(INIT, 0);
+        self.store(CHANGED, 0);
+        self.store(OPENED, 0);
+        self.store(INIT, 0);
         for slot in 0..self.inodes() {
             self.remove(slot);
         }
         for slot in 0..self.handles() {
             self.close(slot);
         }
-        self.memory.store(INODES_USED, 0);
-        self.memory.store(HANDLES_USED, 0);
+        self.store(INODES_USED, 0);
+        self.store(HANDLES_USED, 0);
     }
 
     /// Another driver has taken over, which has used its queues up to here.
     pub(crate) fn restart(&mut self, used: [Option<u16>; QUEUES]) {
         self.clear();
-        self.memory.store(AT_WORK, 0);
+        self.store(AT_WORK, 0);
         for (at, used) in ANSWERED.into_iter().zip(used) {
-            self.memory.store(at, used.unwrap_or(0).into());
+            self.store(at, used.unwrap_or(0).into());
         }
     }
 
@@ -258,9 +278,9 @@ impl Journal {
     /// A session begins with this request.
     pub(crate) fn set_init(&self, bytes: &[u8]) {
         let bytes = bytes.get(..INIT_SIZE).unwrap_or(bytes);
-        self.memory.part(INIT + 4, bytes.len()).fill(bytes);
+        self.fill(INIT + 4, bytes);
         let length = u32::try_from(bytes.len()).unwrap_or(0);
-        self.memory.store(INIT, length);
+        self.store(INIT, length);
     }
 
     /// How things were when the request was first begun, if a process before this one came so far.
@@ -278,8 +298,8 @@ impl Journal {
         let [a, b] = halves(before.source);
         let [c, d] = halves(before.target);
         let [e, f] = halves(before.size);
-        self.memory.write(BEFORE, &[a, b, c, d, e, f]);
-        self.memory.store(IS_BEFORE, 1);
+        self.write(BEFORE, &[a, b, c, d, e, f]);
+        self.store(IS_BEFORE, 1);
     }
 
     /// These two change places, as far as there are two. To be called before
@@ -290,7 +310,7 @@ impl Journal {
         }
         for (at, slot) in MOVED.into_iter().zip(slots) {
             let slot = slot.map_or(0, |slot| slot.saturating_add(1));
-            self.memory.store(at, slot);
+            self.store(at, slot);
         }
     }
 
@@ -336,7 +356,7 @@ impl Journal {
         if slot >= most {
             return None;
         }
-        self.memory.store(used, slot.saturating_add(1));
+        self.store(used, slot.saturating_add(1));
         Some(slot)
     }
 
@@ -345,15 +365,15 @@ impl Journal {
         let Some(at) = record_at(slot) else {
             return;
         };
-        self.memory.write(at + COUNT, &[0]);
-        self.memory.write(at + NUMBER, &halves(number));
+        self.write(at + COUNT, &[0]);
+        self.write(at + NUMBER, &halves(number));
         self.set_place_at(at, place);
     }
 
     /// Makes an inode's slot free.
     pub(crate) fn remove(&self, slot: u32) {
         if let Some(at) = record_at(slot) {
-            self.memory.store(at + PARENT, 0);
+            self.store(at + PARENT, 0);
         }
     }
 
@@ -375,15 +395,26 @@ impl Journal {
 
     /// Where an inode is from now on.
     pub(crate) fn set_place(&self, slot: u32, place: &Place) {
-        if let Some(at) = record_at(slot) {
-            self.set_place_at(at, place);
+        if self.place(slot).as_ref() != Some(place) {
+            self.set_place_at(NEW_PLACE, place);
+            self.store(MOVING, slot.saturating_add(1));
+            self.end_move();
         }
+    }
+
+    /// Does what [`Journal::set_place`] has begun, here or in another process.
+    fn end_move(&self) {
+        let at = self.memory.load(MOVING).checked_sub(1).and_then(record_at);
+        if let (Some(at), Some(place)) = (at, self.place_at(NEW_PLACE)) {
+            self.set_place_at(at, &place);
+        }
+        self.store(MOVING, 0);
     }
 
     /// An inode has no name that is known any more.
     pub(crate) fn clear_name(&self, slot: u32) {
         if let Some(at) = record_at(slot) {
-            self.memory.store(at + LENGTH, 0);
+            self.store(at + LENGTH, 0);
         }
     }
 
@@ -402,11 +433,11 @@ impl Journal {
         // No file has a longer one, whatever a request says.
         let name = if name.len() > LONGEST_NAME { &[] } else { name };
         let length = u32::try_from(name.len()).unwrap_or(0);
-        self.memory.store(at + LENGTH, 0);
-        self.memory.part(at + NAME, name.len()).fill(name);
+        self.store(at + LENGTH, 0);
+        self.fill(at + NAME, name);
         self.memory
             .store(at + PARENT, place.parent.saturating_add(1));
-        self.memory.store(at + LENGTH, length);
+        self.store(at + LENGTH, length);
     }
 
     /// How often the guest was told of an inode and has not forgotten it.
@@ -417,7 +448,7 @@ impl Journal {
 
     fn set_count(&self, slot: u32, count: u32) {
         if let Some(at) = record_at(slot) {
-            self.memory.store(at + COUNT, count);
+            self.store(at + COUNT, count);
         }
     }
 
@@ -429,8 +460,8 @@ impl Journal {
             return false;
         }
         let was = [slot, self.count(slot)];
-        self.memory.write(count_at(changed), &was);
-        self.memory.store(CHANGED, changed.saturating_add(1));
+        self.write(count_at(changed), &was);
+        self.store(CHANGED, changed.saturating_add(1));
         self.set_count(slot, count);
         true
     }
@@ -440,10 +471,10 @@ impl Journal {
         let Some(at) = open_at(slot) else {
             return;
         };
-        self.memory.store(OPENED, slot.saturating_add(1));
+        self.store(OPENED, slot.saturating_add(1));
         let more = [open.flags, open.is_directory.into()];
-        self.memory.write(at + FLAGS, &more);
-        self.memory.store(at + INODE, open.inode.saturating_add(1));
+        self.write(at + FLAGS, &more);
+        self.store(at + INODE, open.inode.saturating_add(1));
     }
 
     /// A handle, if it is open.
@@ -459,7 +490,7 @@ impl Journal {
     /// Makes a handle's slot free.
     pub(crate) fn close(&self, slot: u32) {
         if let Some(at) = open_at(slot) {
-            self.memory.store(at + INODE, 0);
+            self.store(at + INODE, 0);
         }
     }
 }
@@ -493,4 +524,103 @@ fn open_at(slot: u32) -> Option<usize> {
 fn at(start: usize, index: u32, size: usize) -> usize {
     let index = usize::try_from(index).unwrap_or(usize::MAX);
     start.saturating_add(index.saturating_mul(size))
+}
+
+/// Something is about to be written: where tests let a process die.
+#[cfg(not(test))]
+const fn step() {}
+
+#[cfg(test)]
+use tests::step;
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::cell::Cell;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+
+    thread_local! {
+        /// What may still be written.
+        static STEPS: Cell<Option<usize>> = const { Cell::new(None) };
+    }
+
+    pub(crate) fn step() {
+        let left = STEPS.get();
+        assert_ne!(left, Some(0), "killed");
+        STEPS.set(left.map(|left| left - 1));
+    }
+
+    /// Lets `work` write so often, and end in the middle if that is too little.
+    pub(crate) fn killed_after<T>(steps: usize, work: impl FnOnce() -> T) -> Option<T> {
+        STEPS.set(Some(steps));
+        let result = catch_unwind(AssertUnwindSafe(work));
+        STEPS.set(None);
+        result.ok()
+    }
+
+    /// An empty journal's file.
+    pub(crate) fn file() -> std::fs::File {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(JOURNAL_SIZE).unwrap();
+        file
+    }
+
+    fn place(name: &CStr) -> Place {
+        Place::new(0, name)
+    }
+
+    #[test]
+    fn a_place_is_the_old_or_the_new_one_whenever_the_process_is_killed() {
+        for steps in 0.. {
+            let file = file();
+            let journal = Journal::open(file.try_clone().unwrap().into()).unwrap();
+            let slot = journal.new_inode().unwrap();
+            journal.insert(slot, 7, &place(c"old"));
+            let moved = killed_after(steps, || journal.set_place(slot, &place(c"longer")));
+            let journal = Journal::open(file.into()).unwrap();
+            let now = journal.place(slot).unwrap();
+            assert!([place(c"old"), place(c"longer")].contains(&now));
+            if moved.is_some() {
+                assert_eq!(now, place(c"longer"));
+                break;
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_out_of_range_is_not_there() {
+        let journal = Journal::open(file().into()).unwrap();
+        for slot in [0, INODES - 1, INODES, u32::MAX] {
+            assert!(!journal.is_inode(slot));
+            assert!(journal.place(slot).is_none());
+            assert!(journal.opened(slot).is_none());
+            assert_eq!(journal.count(slot), 0);
+            journal.remove(slot);
+            journal.clear_name(slot);
+        }
+        let name = CString::new(vec![b'x'; 256]).unwrap();
+        let slot = journal.new_inode().unwrap();
+        journal.insert(slot, 1, &Place { parent: 0, name });
+        assert!(journal.is_inode(slot));
+        assert!(journal.place(slot).is_none());
+    }
+
+    #[test]
+    fn a_driver_is_known_by_its_used_indices() {
+        let mut journal = Journal::open(file().into()).unwrap();
+        for unique in 0..0x1_0002 {
+            journal.begin(1, unique);
+            journal.end();
+        }
+        assert!(journal.follows([Some(0), Some(2)]));
+        assert!(journal.follows([None, None]));
+        assert!(!journal.follows([Some(0), Some(3)]));
+        assert!(!journal.follows([Some(1), Some(2)]));
+        journal.begin(1, 0);
+        assert!(journal.follows([Some(0), Some(3)]));
+        assert!(!journal.follows([Some(0), Some(4)]));
+        journal.restart([Some(7), None]);
+        assert!(journal.follows([Some(7), Some(0)]));
+    }
 }

@@ -207,9 +207,15 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> Kept<F> {
         handle: u64,
         release: impl FnOnce(u64, u64) -> io::Result<()>,
     ) -> io::Result<()> {
+        let (now_inode, now) = (self.inode(inode), self.handle(handle));
+        let (before, again) = self.before(|| Before {
+            source: now.is_ok().into(),
+            ..Before::default()
+        });
         let is_lost = |error: &io::Error| is(error, Errno::ESTALE);
-        match (self.inode(inode), self.handle(handle)) {
+        match (now_inode, now) {
             (Ok(inode), Ok(inner)) => release(inode, inner)?,
+            (_, Err(_)) if again && before.source != 0 => {}
             // There is nothing left to be closed.
             (Err(error), _) | (Ok(_), Err(error)) if is_lost(&error) => {}
             (Err(error), _) | (_, Err(error)) => return Err(error),
@@ -719,4 +725,363 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> Kept<F> {
 
 fn is_empty_file(found: Found) -> bool {
     found.attributes.size == 0 && found.attributes.mode & libc::S_IFMT == libc::S_IFREG
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+    use std::os::unix::fs::{FileTypeExt, MetadataExt};
+    use std::path::{Path, PathBuf};
+
+    use tempfile::TempDir;
+    use virtiofsd::passthrough::{self, PassthroughFs};
+
+    use super::*;
+    use crate::journal::Journal;
+    use crate::journal::tests::{file, killed_after, step};
+
+    type Fs = Kept<PassthroughFs>;
+
+    /// A directory, a driver, and what outlives a process that serves the one to the other.
+    struct World {
+        directory: TempDir,
+        journal: File,
+        used: u16,
+    }
+
+    impl World {
+        fn new() -> Self {
+            Self {
+                directory: tempfile::tempdir().unwrap(),
+                journal: file(),
+                used: 0,
+            }
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.directory.path().join(name)
+        }
+
+        /// A process, which goes on where the one before has ended.
+        fn life(&self) -> Fs {
+            let journal = Journal::open(self.journal.try_clone().unwrap().into()).unwrap();
+            let mut table = Table::new(journal);
+            let used = [Some(0), Some(self.used)];
+            assert!(table.journal.follows(used));
+            let is_new = table.resume(used).is_none();
+            let config = passthrough::Config {
+                root_dir: self.directory.path().to_str().unwrap().to_owned(),
+                xattr: true,
+                ..passthrough::Config::default()
+            };
+            let inner = Arc::new(PassthroughFs::new(config).unwrap());
+            let fs = Kept::new(inner, Arc::new(Mutex::new(table)));
+            fs.init(FsOptions::empty()).unwrap();
+            if is_new {
+                fs.table().journal.set_init(b"init");
+            }
+            fs
+        }
+
+        /// Carries out a request, and gives the answer to the driver in `answer`.
+        fn request<T>(&mut self, fs: &Fs, answer: &mut Option<T>, request: impl Fn(&Fs) -> T) {
+            let unique = u64::from(self.used) + 1;
+            fs.table().journal.begin(1, unique);
+            let result = request(fs);
+            step();
+            *answer = Some(result);
+            self.used += 1;
+            for inode in fs.table().end() {
+                fs.inner.forget(nobody(), inode, 1);
+            }
+        }
+
+        fn ask<T>(&mut self, fs: &Fs, request: impl Fn(&Fs) -> T) -> T {
+            let mut answer = None;
+            self.request(fs, &mut answer, request);
+            answer.unwrap()
+        }
+    }
+
+    /// Kills the process at every step of `request`, which comes after `prepare`. `check` is given the
+    /// process after it, and the only answer.
+    fn killed_at_every_step<P: Copy, T>(
+        prepare: impl Fn(&mut World, &Fs) -> P,
+        request: impl Fn(&Fs, P) -> io::Result<T>,
+        check: impl Fn(&World, &Fs, P, T),
+    ) {
+        for steps in 0.. {
+            let mut world = World::new();
+            let mut fs = world.life();
+            let prepared = prepare(&mut world, &fs);
+            let mut answer = None;
+            let done = killed_after(steps, || {
+                world.request(&fs, &mut answer, |fs| request(fs, prepared));
+            });
+            fs = world.life();
+            if answer.is_none() {
+                world.request(&fs, &mut answer, |fs| request(fs, prepared));
+            }
+            let answer = answer.unwrap().unwrap_or_else(|error| {
+                panic!("killed after {steps} steps: {error}");
+            });
+            check(&world, &fs, prepared, answer);
+            if done.is_some() {
+                assert!(steps > 3, "something was written");
+                break;
+            }
+        }
+    }
+
+    fn count(fs: &Fs, inode: u64) -> u32 {
+        let slot = slot_of(inode).unwrap();
+        let table = fs.table();
+        if table.journal.is_inode(slot) {
+            table.journal.count(slot)
+        } else {
+            0
+        }
+    }
+
+    /// Inodes that the guest knows.
+    fn known(fs: &Fs) -> usize {
+        let table = fs.table();
+        let slots = 1..table.journal.inodes();
+        slots.filter(|slot| table.journal.is_inode(*slot)).count()
+    }
+
+    const ROOT_INODE: u64 = 1;
+
+    fn look_up(fs: &Fs, name: &CStr) -> io::Result<Entry> {
+        fs.lookup(nobody(), ROOT_INODE, name)
+    }
+
+    fn make_file(world: &mut World, fs: &Fs, name: &CStr) -> u64 {
+        fs::write(world.path(name.to_str().unwrap()), "content").unwrap();
+        world.ask(fs, |fs| look_up(fs, name)).unwrap().inode
+    }
+
+    fn rdwr() -> u32 {
+        libc::O_RDWR.cast_unsigned()
+    }
+
+    #[test]
+    fn a_name_is_looked_up_once() {
+        killed_at_every_step(
+            |world, _| fs::write(world.path("f"), "").unwrap(),
+            |fs, ()| look_up(fs, c"f"),
+            |_, fs, (), entry| assert_eq!((count(fs, entry.inode), known(fs)), (1, 1)),
+        );
+        killed_at_every_step(
+            |world, fs| make_file(world, fs, c"f"),
+            |fs, _| look_up(fs, c"f"),
+            |_, fs, before, entry| {
+                assert_eq!(entry.inode, before);
+                assert_eq!((count(fs, entry.inode), known(fs)), (2, 1));
+            },
+        );
+    }
+
+    #[test]
+    fn an_inode_is_forgotten_once() {
+        killed_at_every_step(
+            |world, fs| {
+                make_file(world, fs, c"f");
+                world.ask(fs, |fs| look_up(fs, c"f")).unwrap().inode
+            },
+            |fs, inode| {
+                fs.forget(nobody(), inode, 1);
+                Ok(())
+            },
+            |_, fs, inode, ()| assert_eq!(count(fs, inode), 1),
+        );
+        killed_at_every_step(
+            |world, fs| make_file(world, fs, c"f"),
+            |fs, inode| {
+                fs.batch_forget(nobody(), vec![(inode, 1), (77, 1), (ROOT_INODE, 1)]);
+                Ok(())
+            },
+            |_, fs, inode, ()| {
+                assert_eq!((count(fs, inode), known(fs)), (0, 0));
+                fs.inode(inode).unwrap_err();
+            },
+        );
+    }
+
+    #[test]
+    fn an_entry_is_made_once() {
+        let none = Extensions::default;
+        killed_at_every_step(
+            |_, _| (),
+            |fs, ()| fs.mkdir(nobody(), ROOT_INODE, c"d", 0o700, 0, none()),
+            |world, fs, (), entry| {
+                assert!(world.path("d").is_dir());
+                assert_eq!((count(fs, entry.inode), known(fs)), (1, 1));
+            },
+        );
+        killed_at_every_step(
+            |_, _| (),
+            |fs, ()| fs.mknod(nobody(), ROOT_INODE, c"p", 0o010_600, 0, 0, none()),
+            |world, _, (), _| {
+                let kind = world.path("p").metadata().unwrap().file_type();
+                assert!(kind.is_fifo());
+            },
+        );
+        killed_at_every_step(
+            |_, _| (),
+            |fs, ()| fs.symlink(nobody(), c"to", ROOT_INODE, c"l", none()),
+            |world, _, (), _| assert_eq!(fs::read_link(world.path("l")).unwrap(), Path::new("to")),
+        );
+        killed_at_every_step(
+            |world, fs| make_file(world, fs, c"f"),
+            |fs, inode| fs.link(nobody(), inode, ROOT_INODE, c"g"),
+            |world, fs, inode, entry| {
+                assert_eq!((entry.inode, count(fs, inode)), (inode, 2));
+                assert_eq!(world.path("g").metadata().unwrap().nlink(), 2);
+            },
+        );
+    }
+
+    #[test]
+    fn a_file_is_created_and_open_once() {
+        let flags = rdwr() | libc::O_EXCL.cast_unsigned();
+        killed_at_every_step(
+            |_, _| (),
+            |fs, ()| {
+                let none = Extensions::default();
+                fs.create(nobody(), ROOT_INODE, c"f", 0o400, false, flags, 0, none)
+            },
+            |world, fs, (), (entry, handle, _)| {
+                assert_eq!(world.path("f").metadata().unwrap().mode() & 0o777, 0o400);
+                assert_eq!((count(fs, entry.inode), known(fs)), (1, 1));
+                fs.handle(handle.unwrap()).unwrap();
+                assert_eq!(fs.table().journal.handles(), 1);
+            },
+        );
+    }
+
+    #[test]
+    fn a_handle_is_opened_and_closed_once() {
+        killed_at_every_step(
+            |world, fs| make_file(world, fs, c"f"),
+            |fs, inode| fs.open(nobody(), inode, false, rdwr()),
+            |_, fs, _, (handle, _)| {
+                assert_eq!(handle, Some(1));
+                fs.handle(1).unwrap();
+            },
+        );
+        killed_at_every_step(
+            |world, fs| {
+                let inode = make_file(world, fs, c"f");
+                let opened = world.ask(fs, |fs| fs.open(nobody(), inode, false, rdwr()));
+                (inode, opened.unwrap().0.unwrap())
+            },
+            |fs, (inode, handle)| fs.release(nobody(), inode, 0, handle, false, false, None),
+            |_, fs, (inode, handle), ()| {
+                fs.handle(handle).unwrap_err();
+                fs.inode(inode).unwrap();
+            },
+        );
+    }
+
+    #[test]
+    fn a_name_is_removed_once() {
+        killed_at_every_step(
+            |world, fs| make_file(world, fs, c"f"),
+            |fs, _| fs.unlink(nobody(), ROOT_INODE, c"f"),
+            |world, fs, inode, ()| {
+                assert!(!world.path("f").exists());
+                // Another file of that name is another file.
+                fs::write(world.path("f"), "").unwrap();
+                assert_eq!(count(fs, inode), 1);
+                let name = fs.table().journal.place(slot_of(inode).unwrap());
+                let is_lost = fs
+                    .inode(inode)
+                    .is_err_and(|error| is(&error, Errno::ESTALE));
+                assert!(name.is_none() || is_lost);
+            },
+        );
+        killed_at_every_step(
+            |world, _| fs::create_dir(world.path("d")).unwrap(),
+            |fs, ()| fs.rmdir(nobody(), ROOT_INODE, c"d"),
+            |world, _, (), ()| assert!(!world.path("d").exists()),
+        );
+    }
+
+    #[test]
+    fn a_file_is_moved_once_and_found_again() {
+        for (flags, others) in [
+            (0, 0),
+            (libc::RENAME_NOREPLACE, 0),
+            (0, 1),
+            (libc::RENAME_EXCHANGE, 1),
+        ] {
+            killed_at_every_step(
+                |world, fs| {
+                    let moved = make_file(world, fs, c"f");
+                    let other = (others > 0).then(|| make_file(world, fs, c"g"));
+                    (moved, other)
+                },
+                |fs, _| fs.rename(nobody(), ROOT_INODE, c"f", ROOT_INODE, c"g", flags),
+                |world, fs, (moved, other), ()| {
+                    let is_exchange = flags == libc::RENAME_EXCHANGE;
+                    assert_eq!(world.path("f").exists(), is_exchange);
+                    let number = world.path("g").metadata().unwrap().ino();
+                    let (attributes, _) = fs.getattr(nobody(), moved, None).unwrap();
+                    assert_eq!(attributes.ino, number);
+                    if let Some(other) = other.filter(|_| is_exchange) {
+                        fs.getattr(nobody(), other, None).unwrap();
+                    }
+                    // As long as the process lives that saw it, what was replaced has no name only.
+                    let fs = world.life();
+                    if let Some(other) = other {
+                        assert_eq!(fs.getattr(nobody(), other, None).is_ok(), is_exchange);
+                    }
+                },
+            );
+        }
+    }
+
+    #[test]
+    fn an_attribute_is_set_and_removed_once() {
+        let create = libc::XATTR_CREATE.cast_unsigned();
+        let set = move |fs: &Fs, inode| {
+            let none = SetxattrFlags::empty();
+            fs.setxattr(nobody(), inode, c"user.a", b"value", create, none)
+        };
+        let is_there = |fs: &Fs, inode| fs.getxattr(nobody(), inode, c"user.a", 0).is_ok();
+        killed_at_every_step(
+            |world, fs| make_file(world, fs, c"f"),
+            set,
+            |_, fs, inode, ()| assert!(is_there(fs, inode)),
+        );
+        killed_at_every_step(
+            |world, fs| {
+                let inode = make_file(world, fs, c"f");
+                world.ask(fs, |fs| set(fs, inode)).unwrap();
+                inode
+            },
+            |fs, inode| fs.removexattr(nobody(), inode, c"user.a"),
+            |_, fs, inode, ()| assert!(!is_there(fs, inode)),
+        );
+    }
+
+    #[test]
+    fn directories_that_are_in_each_other_are_lost() {
+        let mut world = World::new();
+        let fs = world.life();
+        for name in ["a", "b"] {
+            fs::create_dir(world.path(name)).unwrap();
+        }
+        let [a, b] = [c"a", c"b"].map(|name| world.ask(&fs, |fs| look_up(fs, name)).unwrap().inode);
+        let slot = |inode| slot_of(inode).unwrap();
+        for (inside, outside) in [(a, b), (b, a)] {
+            let place = Place::new(slot(outside), c"x");
+            fs.table().journal.set_place(slot(inside), &place);
+        }
+        let fs = world.life();
+        for inode in [a, b] {
+            assert!(is(&fs.inode(inode).unwrap_err(), Errno::ESTALE));
+        }
+    }
 }

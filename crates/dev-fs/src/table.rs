@@ -171,9 +171,7 @@ impl Table {
             // It is known for as long as the session is.
             Some(ROOT) => return Ok((ROOT_ID, false)),
             Some(slot) => {
-                if self.journal.place(slot).as_ref() != Some(place) {
-                    self.journal.set_place(slot, place);
-                }
+                self.journal.set_place(slot, place);
                 slot
             }
             None => self.insert(inner, number, place)?,

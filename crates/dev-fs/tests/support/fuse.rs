@@ -141,7 +141,7 @@ impl Device {
         room: usize,
     ) -> Answer {
         self.try_request(opcode, inode, body, room)
-            .expect("the device answers")
+            .unwrap_or_else(|error| panic!("no answer: {error}: {}", self.process.log()))
     }
 
     /// Sends any bytes and takes whatever comes, which must be an answer.
