@@ -455,7 +455,7 @@ fn a_device_is_restarted_under_a_running_guest() {
         let mut processes = processes.as_array().unwrap().iter().cloned();
         processes.find(|process| process["name"] == name).unwrap()
     };
-    for device in ["vsock", "net"] {
+    for device in ["vsock", "net", "fs-root"] {
         let before = process(device);
         place.stdout(&format!("device restart here {device}"));
         let now = process(device);
@@ -465,10 +465,9 @@ fn a_device_is_restarted_under_a_running_guest() {
         assert!(said.contains(" 0% packet loss"), "{said}");
         assert!(said.ends_with("over\n"), "{said}");
     }
-    // A root that dies is the machine's end; there is no device of the other name.
-    for wrong in ["fs-root", "nothing"] {
+    for wrong in ["vmm", "nothing"] {
         let command = place.crumble(&format!("device restart here {wrong}"));
-        fails_of(command, 125, &[wrong, "vsock", "net"]);
+        fails_of(command, 125, &[wrong, "vsock", "net", "fs-root"]);
     }
     assert_eq!(place.listed()["state"]["status"], "running");
     place.stdout("kill here");

@@ -24,19 +24,35 @@ use crate::support::{eventually, programs, tests};
 tests![devices_that_are_killed_at_random_under_load_lose_nothing];
 
 /// How often, unless `CRUMBLE_KILLS` says otherwise.
-const KILLS: u64 = 36;
+const KILLS: u64 = 48;
 
 /// The devices that are replaced. Each bears five deaths in ten seconds.
-const VICTIMS: [&str; 3] = ["disk0", "net", "vsock"];
+const VICTIMS: [&str; 4] = ["disk0", "net", "vsock", "fs-share0"];
 
-/// Between two deaths, with a quarter more at most: one device's turn comes every third time.
-const PAUSE: Duration = Duration::from_millis(800);
+/// Between two deaths, with a quarter more at most: one device's turn comes every fourth time.
+const PAUSE: Duration = Duration::from_millis(600);
 
 /// Writes to the disk and compares what is there, with nothing in the guest's memory: a line each time.
 const DISK: &str = "while :; do head -c 300000 /dev/urandom > /tmp/a; \
     dd if=/tmp/a of=/dev/vda bs=4k conv=fsync 2>/dev/null || echo the disk cannot be written; \
     echo 3 > /proc/sys/vm/drop_caches; \
     head -c 300000 /dev/vda | cmp - /tmp/a && echo done; done";
+
+/// Makes a tree in a share and changes all of it; says what is not as it should be. A file stays open, and is
+/// appended to, from the first round to the last.
+const FILES: &str = "cd /share; exec 3>>log; n=0; \
+    while :; do n=$((n + 1)); echo $n >&3; \
+    mkdir tree || echo mkdir; \
+    for i in 1 2 3 4 5 6; do \
+    set -C; head -c 20000 /dev/urandom > tree/$i || echo create $i; set +C; \
+    cp tree/$i /tmp/$i || echo read $i; ln tree/$i tree/l$i || echo link $i; \
+    mv tree/$i tree/m$i || echo move $i; ln -s m$i tree/s$i || echo symlink $i; done; \
+    echo 3 > /proc/sys/vm/drop_caches; \
+    for i in 1 2 3 4 5 6; do cmp tree/s$i /tmp/$i || echo differs $i; \
+    rm tree/m$i tree/l$i tree/s$i || echo remove $i; done; \
+    rmdir tree || echo rmdir; \
+    test $(tail -n 1 log) = $n && test $(wc -l < log) = $n || echo the log is wrong; \
+    echo done; done";
 
 /// A line for each answer of the gateway. One that is lost with a device costs a second.
 const NETWORK: &str = "while :; do ping -c 1 -W 1 10.0.2.2 >/dev/null && echo done; done";
@@ -163,20 +179,23 @@ fn devices_that_are_killed_at_random_under_load_lose_nothing() {
     let kills = env::var("CRUMBLE_KILLS").map_or(KILLS, |text| text.parse().unwrap());
     let disk = tempfile::NamedTempFile::new().unwrap();
     disk.as_file().set_len(1 << 20).unwrap();
+    let share = tempfile::tempdir().unwrap();
     let machine = Machine::builder("busybox".parse().unwrap())
         .programs(programs())
-        .disk(disk.path().to_str().unwrap().parse().unwrap());
+        .disk(disk.path().to_str().unwrap().parse().unwrap())
+        .share(format!("{}:/share", share.path().display()).parse().unwrap());
     let machine = machine.start().unwrap();
     let disks = Loop::start(&machine, DISK);
     let network = Loop::start(&machine, NETWORK);
+    let files = Loop::start(&machine, FILES);
     let echo = Echo::start(&machine);
-    let (processes, files) = (machine.processes().len(), open_files());
+    let (processes, descriptors) = (machine.processes().len(), open_files());
 
     let mut times = Vec::new();
     for number in 0..kills {
         let chance = RandomState::new().build_hasher().finish();
         thread::sleep(PAUSE + Duration::from_millis(chance % 200));
-        let name = VICTIMS[usize::try_from(number % 3).unwrap()];
+        let name = VICTIMS[usize::try_from(number % 4).unwrap()];
         let pid = |machine: &Machine| {
             let processes = machine.processes();
             processes
@@ -196,6 +215,7 @@ fn devices_that_are_killed_at_random_under_load_lose_nothing() {
 
     disks.end("the disk");
     network.end("the network");
+    files.end("the share");
     let bytes = echo.end();
     let said = machine.command("dmesg").output().unwrap().stdout;
     let said = String::from_utf8_lossy(&said);
@@ -206,10 +226,10 @@ fn devices_that_are_killed_at_random_under_load_lose_nothing() {
     eventually("processes are left", || {
         machine.processes().len() == processes
     });
-    // Two streams fewer than when they were counted, and two loops.
+    // Two streams fewer than when they were counted, and three loops.
     assert!(
-        open_files() <= files,
-        "{} files are open, and were {files}",
+        open_files() <= descriptors,
+        "{} files are open, and were {descriptors}",
         open_files()
     );
     machine.shutdown().unwrap();

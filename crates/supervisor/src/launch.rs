@@ -71,9 +71,8 @@ pub(crate) fn launch(
     let mut components = vec![vmm];
     let mut units = Vec::new();
     for (index, (device, listener)) in devices.into_iter().zip(&listeners).enumerate() {
-        let mut unit = Unit::new(device, components.len());
+        let unit = Unit::new(device, components.len());
         components.extend(unit.start(&plan.programs, group.as_ref(), listener)?);
-        unit.started();
         if vsock == Some(index)
             && let Some(component) = components.get(unit.first())
         {
@@ -173,7 +172,7 @@ fn describe(device: &Device) -> wire::vmm::Device {
         virtio_id: device.virtio_id,
         queues: device.queues.clone(),
         config_space: None,
-        replaceable: device.replaceable,
+        replaceable: true,
     }
 }
 

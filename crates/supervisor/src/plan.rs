@@ -33,7 +33,9 @@ pub struct Plan {
     pub console: Option<Sink>,
 }
 
-/// A device process and what the VMM has to know of it.
+/// A device process and what the VMM has to know of it. If it dies another takes its place, with the
+/// same configuration and resources: it uses its queues in order, and does without what it knew or keeps
+/// that in one of its resources.
 pub struct Device {
     /// What people call it, unique within the machine.
     pub name: String,
@@ -49,9 +51,6 @@ pub struct Device {
     pub resources: Vec<(String, OwnedFd)>,
     /// The process that makes its sockets for it.
     pub dialer: Option<Dialer>,
-    /// Another process takes its place if it dies, with the same configuration and resources. It
-    /// has to use its queues in order, and to be of use without what it knew.
-    pub replaceable: bool,
 }
 
 /// A device whose back end is not started, and not ended, by us. When it fails so does the machine.
@@ -126,7 +125,6 @@ impl Device {
             config: encode(config)?,
             resources: vec![("root".to_owned(), root), ("journal".to_owned(), journal)],
             dialer: None,
-            replaceable: true,
         })
     }
 
@@ -159,7 +157,6 @@ impl Device {
             config: encode(config)?,
             resources: resources.collect(),
             dialer,
-            replaceable: true,
         })
     }
 
@@ -183,7 +180,6 @@ impl Device {
             config: encode(config)?,
             resources: resources.collect(),
             dialer: None,
-            replaceable: true,
         })
     }
 
@@ -207,7 +203,6 @@ impl Device {
                 .map(|(port, socket)| (wire::console::Config::resource(port), socket))
                 .collect(),
             dialer: None,
-            replaceable: true,
         })
     }
 
@@ -222,7 +217,6 @@ impl Device {
             config: encode(config)?,
             resources: vec![("journal".to_owned(), journal)],
             dialer: None,
-            replaceable: true,
         })
     }
 }

@@ -143,7 +143,7 @@ impl Family {
     /// Whether another may take the place of this component.
     pub(crate) fn is_replaceable(&self, component: usize) -> bool {
         let mut units = self.units.iter();
-        units.any(|unit| unit.device.replaceable && unit.first() == component)
+        units.any(|unit| unit.first() == component)
     }
 
     /// How many had the component's place before it.

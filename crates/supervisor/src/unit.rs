@@ -28,8 +28,7 @@ const DEATHS_BORNE: usize = 5;
 
 const STORM_WITHIN: Duration = Duration::from_secs(10);
 
-/// A device and its processes among a machine's components. If it is replaceable they are replaced
-/// together: neither knows how far the other had come.
+/// A device and its processes among a machine's components. They are replaced together: neither knows how far the other had come.
 pub(crate) struct Unit {
     pub(crate) device: Device,
     /// Which component is the device's own process. The dialer, if there is one, is the next.
@@ -60,13 +59,6 @@ impl Unit {
         }
     }
 
-    /// Its processes have been started. Those that are never started again need nothing any more.
-    pub(crate) fn started(&mut self) {
-        if !self.device.replaceable {
-            self.device.resources.clear();
-        }
-    }
-
     /// Which component is the device's own process.
     pub(crate) const fn first(&self) -> usize {
         self.first
@@ -89,7 +81,7 @@ impl Unit {
         let recent = |death: &Instant| now.saturating_duration_since(*death) < STORM_WITHIN;
         self.deaths.retain(recent);
         self.deaths.push(now);
-        let goes_on = self.device.replaceable && self.deaths.len() <= DEATHS_BORNE;
+        let goes_on = self.deaths.len() <= DEATHS_BORNE;
         self.life = self.life.saturating_add(u32::from(goes_on));
         goes_on
     }
@@ -180,19 +172,17 @@ fn joint(name: &'static str) -> Result<Joint, Error> {
 mod tests {
     use super::*;
 
-    fn unit(replaceable: bool) -> Unit {
+    fn unit() -> Unit {
         let config = wire::vsock::Config {
             guest_cid: 3,
             accept_ports: Vec::new(),
         };
-        let mut device = Device::vsock(&config).unwrap();
-        device.replaceable = replaceable;
-        Unit::new(device, 1)
+        Unit::new(Device::vsock(&config).unwrap(), 1)
     }
 
     #[test]
     fn five_deaths_in_ten_seconds_are_borne_and_the_sixth_is_not() {
-        let mut unit = unit(true);
+        let mut unit = unit();
         let start = Instant::now();
         for second in 0..5 {
             assert!(unit.mourn(start + Duration::from_secs(second)));
@@ -204,15 +194,10 @@ mod tests {
 
     #[test]
     fn deaths_that_are_long_past_do_not_count() {
-        let mut unit = unit(true);
+        let mut unit = unit();
         let start = Instant::now();
         for death in 0..50 {
             assert!(unit.mourn(start + Duration::from_secs(3 * death)));
         }
-    }
-
-    #[test]
-    fn a_device_that_is_not_replaceable_dies_once() {
-        assert!(!unit(false).mourn(Instant::now()));
     }
 }
