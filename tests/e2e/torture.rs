@@ -183,7 +183,11 @@ fn devices_that_are_killed_at_random_under_load_lose_nothing() {
     let machine = Machine::builder("busybox".parse().unwrap())
         .programs(programs())
         .disk(disk.path().to_str().unwrap().parse().unwrap())
-        .share(format!("{}:/share", share.path().display()).parse().unwrap());
+        .share(
+            format!("{}:/share", share.path().display())
+                .parse()
+                .unwrap(),
+        );
     let machine = machine.start().unwrap();
     let disks = Loop::start(&machine, DISK);
     let network = Loop::start(&machine, NETWORK);

@@ -8,6 +8,7 @@ mod load;
 mod support;
 
 use std::fs;
+use std::time::{Duration, Instant};
 
 use load::Load;
 use support::Device;
@@ -33,4 +34,22 @@ fn main() {
             println!("read {size:6} depth {depth:2}: {rate:8.0} requests/s {bytes:6.0} MiB/s");
         }
     }
+    println!("mkdir and rmdir, lookup between: {:8.0} each/s", changes());
+}
+
+/// How often in a second a directory is made, looked up and removed.
+fn changes() -> f64 {
+    let share = tempfile::tempdir().unwrap();
+    let mut device = Device::start(share.path(), "");
+    let begin = Instant::now();
+    let mut count = 0.0;
+    while begin.elapsed() < Duration::from_secs(3) {
+        for _ in 0..100 {
+            device.mkdir(ROOT, "directory", 0o755).unwrap();
+            device.lookup(ROOT, "directory").unwrap();
+            device.rmdir(ROOT, "directory").unwrap();
+        }
+        count += 100.0;
+    }
+    count / begin.elapsed().as_secs_f64()
 }
