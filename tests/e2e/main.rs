@@ -25,6 +25,7 @@ mod interop;
 mod layout;
 mod library;
 mod limit;
+mod memory;
 mod network;
 mod ports;
 mod shares;
@@ -133,6 +134,7 @@ fn trials(body: impl Fn(String, fn()) -> Body) -> Vec<Trial> {
         ("inspect", inspect::TESTS),
         ("interop", interop::TESTS),
         ("library", library::TESTS),
+        ("memory", memory::TESTS),
         ("network", network::TESTS),
         ("ports", ports::TESTS),
         ("shares", shares::TESTS),

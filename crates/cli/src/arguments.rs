@@ -419,6 +419,10 @@ struct Machine {
     #[arg(short, long, value_name = "SIZE", default_value = "512M")]
     memory: Memory,
 
+    /// Give memory that the guest's kernel has free back to the host
+    #[arg(long)]
+    free_page_reporting: bool,
+
     /// Show a directory of the host to the guest; :ro forbids writing
     #[arg(short = 'v', long = "share", value_name = "HOST:GUEST[:ro]")]
     shares: Vec<Share>,
@@ -609,6 +613,7 @@ impl From<Run> for Task {
             hostname: machine.hostname.unwrap_or_default(),
             init: machine.init,
             terminal: false,
+            free_page_reporting: machine.free_page_reporting,
             name: machine.name,
             image: run.image,
         };

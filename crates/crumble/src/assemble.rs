@@ -194,6 +194,9 @@ fn furnish(
     let terminal = spec.terminal.then(Terminal::new).transpose()?;
     let (terminal, console) = terminal.unzip();
     devices.extend(console);
+    if spec.free_page_reporting {
+        devices.push(Device::balloon().map_err(supervisor::Error::from)?);
+    }
     let external = spec.external.iter().enumerate();
     let external = external.map(|(index, device)| external::connect(device, index));
     Ok(Furnished {
@@ -446,6 +449,7 @@ fn drivers(spec: &MachineSpec, setup: &Setup) -> Vec<&'static str> {
         drivers.extend(kernel::BLOCK_MODULES);
     }
     drivers.extend(spec.terminal.then_some(kernel::CONSOLE_MODULE));
+    drivers.extend(spec.free_page_reporting.then_some(kernel::BALLOON_MODULE));
     let external = spec.external.iter();
     drivers.extend(external.filter_map(|device| kernel::driver(device.virtio_id)));
     // Of the same devices there may be several.

@@ -249,13 +249,14 @@ fn user() -> Finding {
 }
 
 fn programs() -> Finding {
-    const PROGRAMS: [&str; 9] = [
+    const PROGRAMS: [&str; 10] = [
         "crumble-vmm",
         "crumble-dev-fs",
         "crumble-dev-vsock",
         "crumble-dev-net",
         "crumble-dev-block",
         "crumble-dev-console",
+        "crumble-dev-balloon",
         "crumble-dialer",
         "crumble-unpack",
         "crumble-agent",

@@ -163,6 +163,15 @@ impl Builder {
         self
     }
 
+    /// Gives memory that the guest's kernel has free back to the host, as the guest tells of it: in pieces of
+    /// 2 MiB with Linux on x86-64, a few seconds after they became free. It is there again when the guest
+    /// touches it. Linux has had it since 5.7 (`CONFIG_PAGE_REPORTING`).
+    #[must_use]
+    pub const fn free_page_reporting(mut self) -> Self {
+        self.spec.free_page_reporting = true;
+        self
+    }
+
     /// Makes the image's own init process 1, as a whole system has it. Commands run beside what it
     /// starts, and do not wait for that. [`Machine::shutdown`] asks it to end the machine.
     #[must_use]

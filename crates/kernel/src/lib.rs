@@ -58,6 +58,9 @@ pub const BLOCK_MODULES: &[&str] = &[
 /// The module that a machine with a terminal needs besides.
 pub const CONSOLE_MODULE: &str = "virtio_console";
 
+/// The module that a machine needs besides whose free memory goes back to the host.
+pub const BALLOON_MODULE: &str = "virtio_balloon";
+
 /// The modules that a machine with an image for its root needs besides.
 pub const IMAGE_MODULES: &[&str] = &[
     // Its layers are partitions of one disk.
@@ -74,6 +77,7 @@ pub const fn driver(virtio_id: u16) -> Option<&'static str> {
         2 => Some("virtio_blk"),
         3 => Some(CONSOLE_MODULE),
         4 => Some("virtio_rng"),
+        5 => Some(BALLOON_MODULE),
         8 => Some("virtio_scsi"),
         _ => None,
     }

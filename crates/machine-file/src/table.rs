@@ -47,6 +47,9 @@ pub(crate) struct Table {
     hostname: Option<Text<Hostname>>,
     /// The image's own init as process 1: systemd, or an absolute path.
     init: Option<Text<Init>>,
+    /// Memory that the guest's kernel has free goes back to the host.
+    #[serde(default)]
+    free_page_reporting: bool,
     /// What the guest writes is kept under this name.
     name: Option<Text<Name>>,
     /// Directories of the host that the guest sees.
@@ -79,6 +82,7 @@ impl Table {
             hostname: self.hostname.map_or(default.hostname, Text::into_inner),
             init: self.init.map(Text::into_inner),
             terminal: false,
+            free_page_reporting: self.free_page_reporting,
             name: self.name.map(Text::into_inner),
             image: default.image,
         };

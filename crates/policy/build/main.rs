@@ -8,13 +8,14 @@ use std::process::ExitCode;
 use std::{env, fs, io};
 
 /// The components, each with a file of its name.
-const COMPONENTS: [&str; 8] = [
+const COMPONENTS: [&str; 9] = [
     "vmm",
     "dev-fs",
     "dev-vsock",
     "dev-net",
     "dev-block",
     "dev-console",
+    "dev-balloon",
     "dialer",
     "unpack",
 ];

@@ -90,25 +90,27 @@ fn argument(index: usize, value: u64) -> [u64; 6] {
     arguments
 }
 
-const COMPONENTS: [&str; 8] = [
+const COMPONENTS: [&str; 9] = [
     "vmm",
     "dev-fs",
     "dev-vsock",
     "dev-net",
     "dev-block",
     "dev-console",
+    "dev-balloon",
     "dialer",
     "unpack",
 ];
 
 /// Those that serve a machine. What unpacks layers has one thread and no stream.
-const SERVING: [&str; 7] = [
+const SERVING: [&str; 8] = [
     "vmm",
     "dev-fs",
     "dev-vsock",
     "dev-net",
     "dev-block",
     "dev-console",
+    "dev-balloon",
     "dialer",
 ];
 

@@ -77,6 +77,7 @@ fn a_call_of_another_architecture_is_named_unless_it_says_so() {
         "dev-net",
         "dev-block",
         "dev-console",
+        "dev-balloon",
         "dialer",
         "unpack",
     ] {

@@ -11,13 +11,14 @@ fn every_component_has_a_table_and_others_have_none() {
         "dev-net",
         "dev-block",
         "dev-console",
+        "dev-balloon",
         "dialer",
         "unpack",
     ] {
         assert_eq!(policy::component(name).unwrap().component, name);
     }
     assert!(policy::component("nobody").is_none());
-    assert_eq!(policy::all().len(), 8);
+    assert_eq!(policy::all().len(), 9);
 }
 
 #[test]

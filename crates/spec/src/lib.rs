@@ -178,6 +178,9 @@ pub struct MachineSpec {
     pub init: Option<Init>,
     /// The guest has a terminal that is not a command's, `/dev/hvc0`, for its init to ask who logs in.
     pub terminal: bool,
+    /// Memory that the guest's kernel has free goes back to the host (virtio 1.2, section 5.5.6.7, free page
+    /// reporting).
+    pub free_page_reporting: bool,
     /// What is written is kept under this name; it is gone with the machine without.
     pub name: Option<Name>,
 }
@@ -200,6 +203,7 @@ impl MachineSpec {
             hostname: Hostname::default(),
             init: None,
             terminal: false,
+            free_page_reporting: false,
             name: None,
         }
     }

@@ -103,6 +103,9 @@ impl Device {
     /// The console device (virtio 1.2, section 5.3): two queues for each port, and two of control.
     const CONSOLE_ID: u16 = 3;
     const CONSOLE_QUEUE: u16 = 64;
+    /// The memory balloon device (virtio 1.2, section 5.5): inflate, deflate and free page reporting.
+    const BALLOON_ID: u16 = 5;
+    const BALLOON_QUEUES: [u16; 3] = [128; 3];
     /// The file-system device (virtio 1.2, section 5.11): a high priority queue and one request
     /// queue.
     const FS_ID: u16 = 26;
@@ -202,6 +205,22 @@ impl Device {
             resources: sockets
                 .map(|(port, socket)| (wire::console::Config::resource(port), socket))
                 .collect(),
+            dialer: None,
+        })
+    }
+
+    /// A memory balloon device that hears of free pages, and gives them back to the host.
+    ///
+    /// # Errors
+    /// None is known of.
+    pub fn balloon() -> Result<Self, wire::Error> {
+        Ok(Self {
+            name: "balloon".to_owned(),
+            component: "dev-balloon".to_owned(),
+            virtio_id: Self::BALLOON_ID,
+            queues: Self::BALLOON_QUEUES.to_vec(),
+            config: encode(&())?,
+            resources: Vec::new(),
             dialer: None,
         })
     }

@@ -46,6 +46,7 @@ pub const PRODUCTS: &[Product] = &[
     product("dev-net", "crumble-dev-net", true),
     product("dev-block", "crumble-dev-block", true),
     product("dev-console", "crumble-dev-console", true),
+    product("dev-balloon", "crumble-dev-balloon", true),
     product("dialer", "crumble-dialer", true),
     product("unpack", "crumble-unpack", true),
     product("agent", AGENT, true),

@@ -90,6 +90,7 @@ pub(crate) const HOUSE: &[Row] = &[
         &["device", "handoff", "wire"],
         &["vq-driver"],
     ),
+    row("dev-balloon", 1, &["device", "handoff"], &["vq-driver"]),
     row(
         "dialer",
         1,
@@ -212,6 +213,7 @@ pub(crate) const EXPOSED: &[&str] = &[
     "dev-net",
     "dev-block",
     "dev-console",
+    "dev-balloon",
     "dialer",
     "erofs",
     "unpack",

@@ -5,6 +5,7 @@
 
 mod backend;
 mod buffers;
+mod holes;
 mod journal;
 mod queue;
 mod slots;

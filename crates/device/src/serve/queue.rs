@@ -1,5 +1,6 @@
 //! One virtqueue as a device sees it: chains in, chains out, notifications kept in one place.
 
+use std::io;
 use std::num::Wrapping;
 use std::sync::MutexGuard;
 use std::sync::atomic::{Ordering, fence};
@@ -11,6 +12,7 @@ use vm_memory::{
 };
 
 use super::buffers::Buffers;
+use super::holes;
 
 /// The guest's memory for the length of one call to the device.
 pub type Memory = GuestMemoryLoadGuard<GuestMemoryMmap<()>>;
@@ -66,6 +68,16 @@ impl Chain {
     #[must_use]
     pub fn writable<'a>(&self, memory: &'a Memory) -> Option<Buffers<'a>> {
         Buffers::collect(memory, self.inner.clone().writable(), Permissions::Write)
+    }
+
+    /// Gives the memory of the device-writable part back to the host: it reads as zeros from now on.
+    /// Pages count as a whole only where all of them is in it.
+    ///
+    /// # Errors
+    /// If a descriptor is outside of guest memory, or what the kernel says; those before it are gone.
+    pub fn discard(&self, memory: &Memory) -> io::Result<()> {
+        let mut parts = self.inner.clone().writable();
+        parts.try_for_each(|part| holes::punch(memory, &part))
     }
 
     /// The device-writable part; as [`Chain::reader`].

@@ -28,13 +28,14 @@ type Duty = (
 const SERVING: [&str; 5] = ["vmm", "dev-vsock", "dev-fs", "dev-net", "dialer"];
 
 /// The dialer has one thread.
-const THREADED: [&str; 6] = [
+const THREADED: [&str; 7] = [
     "vmm",
     "dev-vsock",
     "dev-fs",
     "dev-net",
     "dev-block",
     "dev-console",
+    "dev-balloon",
 ];
 
 const DUTIES: &[Duty] = &[

@@ -30,13 +30,14 @@ pub(crate) static GRANTED_PORT: AtomicU16 = AtomicU16::new(0);
 pub(crate) static PORT: AtomicU16 = AtomicU16::new(0);
 
 /// Every component that has a policy.
-pub(crate) const COMPONENTS: [&str; 8] = [
+pub(crate) const COMPONENTS: [&str; 9] = [
     "vmm",
     "dev-vsock",
     "dev-fs",
     "dev-net",
     "dev-block",
     "dev-console",
+    "dev-balloon",
     "dialer",
     "unpack",
 ];

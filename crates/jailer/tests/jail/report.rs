@@ -31,7 +31,7 @@ Each attempt is made with every layer closed, with each single layer left open, 
 its row left open one after the other. What is seen is the mechanism and the error: `SIGSYS` is the
 death of the process. A layer that is not in a row makes no difference there when it is left open.
 
-The jails of dev-vsock, dev-net, dev-block and dev-console are the same but for the filter, and how many descriptors
+The jails of dev-vsock, dev-net, dev-block, dev-console and dev-balloon are the same but for the filter, and how many descriptors
 and how much memory they may have: what the filter ends in one of these as in dev-vsock is tried with
 open layers in dev-vsock only.
 The dialer is in the host's network; its Landlock grants one TCP port, as with an egress policy that

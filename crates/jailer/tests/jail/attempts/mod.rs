@@ -62,7 +62,13 @@ use Filter::{Answer, Kill, Pass};
 /// Components whose jails are the same but for the filter, and how many descriptors and how much
 /// memory they may have. What the filter ends in one as in the first is tried with open layers in the
 /// first only.
-const ALIKE: [&str; 4] = ["dev-vsock", "dev-net", "dev-block", "dev-console"];
+const ALIKE: [&str; 5] = [
+    "dev-vsock",
+    "dev-net",
+    "dev-block",
+    "dev-console",
+    "dev-balloon",
+];
 
 /// One attempt.
 struct Attempt {
