@@ -35,8 +35,8 @@ fn what_the_guest_frees_goes_back_to_the_host() {
         let status = command.args(["-c", script]).status().unwrap();
         assert!(status.success(), "{script}");
     };
-    run("head -c 4M /dev/urandom > /tmp/kept; cp /tmp/kept /tmp/copy");
-    let take = format!("head -c {TAKEN}M /dev/zero > /tmp/big");
+    run("head -c 4000000 /dev/urandom > /tmp/kept && cp /tmp/kept /tmp/copy");
+    let take = format!("dd if=/dev/zero of=/tmp/big bs=1M count={TAKEN} 2> /dev/null");
     run(&take);
     let most = mapped(&machine);
     assert!(most > TAKEN, "{most} MiB");
@@ -47,6 +47,6 @@ fn what_the_guest_frees_goes_back_to_the_host() {
     // It can be had again, and what was not free is as it was.
     run(&take);
     assert!(mapped(&machine) + TAKEN / 4 > most);
-    run("echo 3 > /proc/sys/vm/drop_caches; cmp /tmp/kept /tmp/copy");
+    run("cmp /tmp/kept /tmp/copy");
     machine.shutdown().unwrap();
 }
