@@ -43,6 +43,9 @@ const QUEUE_SIZE: usize = 1024;
 /// `struct virtio_fs_config` (virtio 1.2, section 5.11.4): the tag and the number of request queues.
 const TAG_SIZE: usize = wire::fs::Config::MAX_TAG;
 
+/// Requests taken from a queue before the other one has its turn.
+const TURN: usize = 16;
+
 /// The most of a session's first request that is looked at.
 const INIT_SIZE: u64 = 128;
 
@@ -143,7 +146,12 @@ where
         loop {
             let mut served = false;
             for (queue, vring) in vrings.iter().enumerate() {
-                served |= self.serve_one(queue, vring, &memory)?;
+                for _ in 0..TURN {
+                    if !self.serve_one(queue, vring, &memory)? {
+                        break;
+                    }
+                    served = true;
+                }
             }
             if served {
                 promised = false;

@@ -6,6 +6,7 @@
 //! what it changed here counts. If not, that is [taken back](Journal::settle), and the request is
 //! carried out again, by a process that knows from [`Before`] how things were when it was first begun.
 
+use std::cell::Cell;
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -122,6 +123,8 @@ pub(crate) struct Journal {
     memory: serve::Journal,
     /// The request that is being carried out was begun by a process before this one.
     again: bool,
+    /// Something is written of a request that the next one must not find.
+    stained: Cell<bool>,
 }
 
 impl Journal {
@@ -135,6 +138,7 @@ impl Journal {
         let journal = Self {
             memory,
             again: false,
+            stained: Cell::new(true),
         };
         journal.end_move();
         Ok(journal)
@@ -216,7 +220,7 @@ impl Journal {
         self.again = self.at_work() == Some(queue)
             && self.memory.read(UNIQUE) == halves(unique)
             && self.memory.load(IS_BEFORE) == 1;
-        if !self.again {
+        if !self.again && self.stained.replace(false) {
             self.store(AT_WORK, 0);
             self.store(IS_BEFORE, 0);
             self.store(MOVED[0], 0);
@@ -230,8 +234,10 @@ impl Journal {
     /// The guest has the answer to the request that was begun.
     pub(crate) fn end(&mut self) {
         // Each of these may be the last, and is right to do again.
-        self.store(CHANGED, 0);
-        self.store(OPENED, 0);
+        if self.stained.get() {
+            self.store(CHANGED, 0);
+            self.store(OPENED, 0);
+        }
         let Some(queue) = self.at_work() else {
             return;
         };
@@ -295,6 +301,7 @@ impl Journal {
 
     /// This is how things are, before anything is changed.
     pub(crate) fn set_before(&self, before: Before) {
+        self.stained.set(true);
         let [a, b] = halves(before.source);
         let [c, d] = halves(before.target);
         let [e, f] = halves(before.size);
@@ -305,6 +312,7 @@ impl Journal {
     /// These two change places, as far as there are two. To be called before
     /// [`Journal::set_before`].
     pub(crate) fn set_moved(&self, slots: [Option<u32>; 2], places: [&Place; 2]) {
+        self.stained.set(true);
         for (at, place) in PLACES.into_iter().zip(places) {
             self.set_place_at(at, place);
         }
@@ -459,6 +467,7 @@ impl Journal {
         if changed >= CHANGES {
             return false;
         }
+        self.stained.set(true);
         let was = [slot, self.count(slot)];
         self.write(count_at(changed), &was);
         self.store(CHANGED, changed.saturating_add(1));
@@ -471,6 +480,7 @@ impl Journal {
         let Some(at) = open_at(slot) else {
             return;
         };
+        self.stained.set(true);
         self.store(OPENED, slot.saturating_add(1));
         let more = [open.flags, open.is_directory.into()];
         self.write(at + FLAGS, &more);
@@ -535,7 +545,6 @@ use tests::step;
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use std::cell::Cell;
     use std::panic::{AssertUnwindSafe, catch_unwind};
 
     use super::*;
