@@ -12,21 +12,36 @@ use crumble::Machine;
 use super::traffic::failed;
 use crate::error::{Error, Result, file};
 
-/// Machines that run at the same time.
-const MACHINES: u32 = 12;
+/// Machines that run at the same time, of each kind.
+const MACHINES: u32 = 6;
 
 /// The memory of each.
 const MEMORY: &str = "128M";
 
-/// Until what a guest does after its first command is done.
-const SETTLED: Duration = Duration::from_secs(2);
+/// Until what a guest does after its first command is done: Linux reports pages that have been free for two
+/// seconds.
+const SETTLED: Duration = Duration::from_secs(8);
 
 const IMAGE: &str = "crumble.internal/bench/machines:1";
 
-/// Makes an image of the busybox that is installed, starts machines of it, and prints the table.
+/// Makes an image of the busybox that is installed, starts machines of it, and prints a table for each kind.
 pub(crate) fn print(bin_dir: &Path) -> Result<()> {
     build(bin_dir)?;
-    println!("{MACHINES} machines of {MEMORY} of one image, one after the other, all running\n");
+    println!("machines of {MEMORY} of one image, one after the other, all running");
+    let mut machines = Vec::new();
+    for reports in [false, true] {
+        let kind = if reports { "with" } else { "without" };
+        println!("\n{kind} --free-page-reporting\n");
+        machines.extend(several(bin_dir, reports)?);
+    }
+    for machine in machines {
+        machine.shutdown().map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Starts machines of one kind, with a line for each.
+fn several(bin_dir: &Path, reports: bool) -> Result<Vec<Machine>> {
     println!(
         "| machine | started in ms | host memory KiB | its processes' KiB |\n|---|---|---|---|"
     );
@@ -35,7 +50,7 @@ pub(crate) fn print(bin_dir: &Path) -> Result<()> {
     let mut before = begin;
     for number in 1..=MACHINES {
         let started = Instant::now();
-        let machine = start(bin_dir)?;
+        let machine = start(bin_dir, reports)?;
         let took = started.elapsed();
         std::thread::sleep(SETTLED);
         let now = available()?;
@@ -51,18 +66,18 @@ pub(crate) fn print(bin_dir: &Path) -> Result<()> {
         machines.push(machine);
     }
     let each = begin.saturating_sub(before) / u64::from(MACHINES);
-    println!("| each | | {each} | |\n");
-    for machine in machines {
-        machine.shutdown().map_err(failed)?;
-    }
-    Ok(())
+    println!("| each | | {each} | |");
+    Ok(machines)
 }
 
 /// A machine that has run a command.
-fn start(bin_dir: &Path) -> Result<Machine> {
+fn start(bin_dir: &Path, reports: bool) -> Result<Machine> {
     let image = IMAGE.parse().map_err(other)?;
-    let builder = Machine::builder(image).programs(bin_dir);
-    let builder = builder.memory(MEMORY.parse().map_err(other)?);
+    let mut builder = Machine::builder(image).programs(bin_dir);
+    builder = builder.memory(MEMORY.parse().map_err(other)?);
+    if reports {
+        builder = builder.free_page_reporting();
+    }
     let machine = builder.start().map_err(failed)?;
     let status = machine.command("true").status().map_err(failed)?;
     match status.success() {
