@@ -373,27 +373,28 @@ impl Journal {
         let Some(at) = record_at(slot) else {
             return;
         };
-        self.write(at + COUNT, &[0]);
-        self.write(at + NUMBER, &halves(number));
+        self.write(field(at, COUNT), &[0]);
+        self.write(field(at, NUMBER), &halves(number));
         self.set_place_at(at, place);
     }
 
     /// Makes an inode's slot free.
     pub(crate) fn remove(&self, slot: u32) {
         if let Some(at) = record_at(slot) {
-            self.store(at + PARENT, 0);
+            self.store(field(at, PARENT), 0);
         }
     }
 
     /// Whether there is such an inode.
     pub(crate) fn is_inode(&self, slot: u32) -> bool {
-        slot < self.inodes() && record_at(slot).is_some_and(|at| self.memory.load(at + PARENT) > 0)
+        slot < self.inodes()
+            && record_at(slot).is_some_and(|at| self.memory.load(field(at, PARENT)) > 0)
     }
 
     /// An inode's number on the host.
     pub(crate) fn number(&self, slot: u32) -> u64 {
         let at = record_at(slot);
-        at.map_or(0, |at| whole(self.memory.read(at + NUMBER)))
+        at.map_or(0, |at| whole(self.memory.read(field(at, NUMBER))))
     }
 
     /// Where an inode is, if that is known.
@@ -422,15 +423,17 @@ impl Journal {
     /// An inode has no name that is known any more.
     pub(crate) fn clear_name(&self, slot: u32) {
         if let Some(at) = record_at(slot) {
-            self.store(at + LENGTH, 0);
+            self.store(field(at, LENGTH), 0);
         }
     }
 
     fn place_at(&self, at: usize) -> Option<Place> {
-        let parent = self.memory.load(at + PARENT).checked_sub(1)?;
-        let length = usize::try_from(self.memory.load(at + LENGTH)).ok()?;
+        let parent = self.memory.load(field(at, PARENT)).checked_sub(1)?;
+        let length = usize::try_from(self.memory.load(field(at, LENGTH))).ok()?;
         let mut name = vec![0; length.min(LONGEST_NAME)];
-        self.memory.part(at + NAME, name.len()).peek(&mut name);
+        self.memory
+            .part(field(at, NAME), name.len())
+            .peek(&mut name);
         let name = CString::new(name).ok().filter(|name| !name.is_empty())?;
         Some(Place { parent, name })
     }
@@ -441,22 +444,22 @@ impl Journal {
         // No file has a longer one, whatever a request says.
         let name = if name.len() > LONGEST_NAME { &[] } else { name };
         let length = u32::try_from(name.len()).unwrap_or(0);
-        self.store(at + LENGTH, 0);
-        self.fill(at + NAME, name);
+        self.store(field(at, LENGTH), 0);
+        self.fill(field(at, NAME), name);
         self.memory
-            .store(at + PARENT, place.parent.saturating_add(1));
-        self.store(at + LENGTH, length);
+            .store(field(at, PARENT), place.parent.saturating_add(1));
+        self.store(field(at, LENGTH), length);
     }
 
     /// How often the guest was told of an inode and has not forgotten it.
     pub(crate) fn count(&self, slot: u32) -> u32 {
         let at = record_at(slot);
-        at.map_or(0, |at| self.memory.load(at + COUNT))
+        at.map_or(0, |at| self.memory.load(field(at, COUNT)))
     }
 
     fn set_count(&self, slot: u32, count: u32) {
         if let Some(at) = record_at(slot) {
-            self.store(at + COUNT, count);
+            self.store(field(at, COUNT), count);
         }
     }
 
@@ -483,24 +486,24 @@ impl Journal {
         self.stained.set(true);
         self.store(OPENED, slot.saturating_add(1));
         let more = [open.flags, open.is_directory.into()];
-        self.write(at + FLAGS, &more);
-        self.store(at + INODE, open.inode.saturating_add(1));
+        self.write(field(at, FLAGS), &more);
+        self.store(field(at, INODE), open.inode.saturating_add(1));
     }
 
     /// A handle, if it is open.
     pub(crate) fn opened(&self, slot: u32) -> Option<Open> {
         let at = open_at(slot).filter(|_| slot < self.handles())?;
         Some(Open {
-            inode: self.memory.load(at + INODE).checked_sub(1)?,
-            flags: self.memory.load(at + FLAGS),
-            is_directory: self.memory.load(at + IS_DIRECTORY) != 0,
+            inode: self.memory.load(field(at, INODE)).checked_sub(1)?,
+            flags: self.memory.load(field(at, FLAGS)),
+            is_directory: self.memory.load(field(at, IS_DIRECTORY)) != 0,
         })
     }
 
     /// Makes a handle's slot free.
     pub(crate) fn close(&self, slot: u32) {
         if let Some(at) = open_at(slot) {
-            self.store(at + INODE, 0);
+            self.store(field(at, INODE), 0);
         }
     }
 }
@@ -529,6 +532,11 @@ fn record_at(slot: u32) -> Option<usize> {
 
 fn open_at(slot: u32) -> Option<usize> {
     (slot < HANDLES).then(|| at(OPEN, slot, OPEN_SIZE))
+}
+
+/// Where a field of the record at `at` is.
+const fn field(at: usize, offset: usize) -> usize {
+    at.saturating_add(offset)
 }
 
 fn at(start: usize, index: u32, size: usize) -> usize {

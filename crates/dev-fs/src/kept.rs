@@ -18,14 +18,11 @@ use virtiofsd::fuse::{Attr, SetattrIn};
 use virtiofsd::soft_idmap::{GuestGid, GuestUid};
 
 use crate::journal::{Before, Open, Place};
-use crate::table::{ROOT, Table, slot_of};
-
-/// What a file is opened with again: not what made or emptied it.
-const ONCE: i32 = libc::O_CREAT | libc::O_EXCL | libc::O_TRUNC;
+use crate::table::{ROOT, Table, name_of, slot_of};
 
 /// A file system that is served on in another process.
 pub(crate) struct Kept<F: FileSystem> {
-    inner: Arc<F>,
+    pub(crate) inner: Arc<F>,
     table: Arc<Mutex<Table>>,
 }
 
@@ -53,11 +50,11 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> Kept<F> {
         Self { inner, table }
     }
 
-    fn table(&self) -> MutexGuard<'_, Table> {
+    pub(crate) fn table(&self) -> MutexGuard<'_, Table> {
         lock(&self.table)
     }
 
-    fn inode(&self, inode: u64) -> io::Result<u64> {
+    pub(crate) fn inode(&self, inode: u64) -> io::Result<u64> {
         self.table().inode(inode)
     }
 
@@ -187,8 +184,7 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> Kept<F> {
     }
 
     fn close(&self, ctx: Context, open: Open, inner: u64) {
-        let name = u64::from(open.inode).saturating_add(1);
-        if let Ok(inode) = self.inode(name) {
+        if let Ok(inode) = self.inode(name_of(open.inode)) {
             // It fails for one that is closed.
             let _ = if open.is_directory {
                 self.inner.releasedir(ctx, inode, open.flags, inner)
@@ -224,99 +220,13 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> Kept<F> {
         Ok(())
     }
 
-    /// Finds everything again that the guest knows from another process.
-    fn restore(&self) {
-        self.table().sweep();
-        let inodes = self.table().journal.inodes();
-        for slot in 0..inodes {
-            self.find(slot);
+    /// Whether an extended attribute is there, as [`Before::source`].
+    fn has_xattr(&self, ctx: Context, inode: u64, name: &CStr) -> Before {
+        let there = self.inner.getxattr(ctx, inode, name, 0).is_ok();
+        Before {
+            source: there.into(),
+            ..Before::default()
         }
-        let handles = self.table().journal.handles();
-        for slot in 0..handles {
-            let open = self.table().journal.opened(slot);
-            if let Some(open) = open {
-                let inner = self.reopen(open);
-                self.table().reopened(slot, inner);
-            }
-        }
-        self.table().resumed();
-    }
-
-    /// Finds an inode, and before it the directories that it is in.
-    fn find(&self, slot: u32) {
-        let mut chain = vec![slot];
-        while let Some(&slot) = chain.last() {
-            let parents = self.unfound_parents(slot);
-            // Directories that are in each other were written down by nobody who works.
-            let next = parents.into_iter().find(|parent| !chain.contains(parent));
-            if let Some(parent) = next {
-                chain.push(parent);
-                continue;
-            }
-            self.find_in_parent(slot);
-            chain.pop();
-        }
-    }
-
-    /// The directories, not found yet, that an inode not found yet may be in.
-    fn unfound_parents(&self, slot: u32) -> Vec<u32> {
-        let table = self.table();
-        if table.is_decided(slot) || !table.journal.is_inode(slot) {
-            return Vec::new();
-        }
-        let places = [table.journal.place(slot), table.journal.other_place(slot)];
-        let parents = places.into_iter().flatten().map(|place| place.parent);
-        parents
-            .filter(|parent| !table.is_decided(*parent) && table.journal.is_inode(*parent))
-            .collect()
-    }
-
-    fn find_in_parent(&self, slot: u32) {
-        let (places, expected) = {
-            let table = self.table();
-            if table.is_decided(slot) || !table.journal.is_inode(slot) {
-                return;
-            }
-            let places = [table.journal.place(slot), table.journal.other_place(slot)];
-            (places, table.journal.number(slot))
-        };
-        for place in places.into_iter().flatten() {
-            if let Some(inner) = self.find_at(&place, expected) {
-                let mut table = self.table();
-                table.journal.set_place(slot, &place);
-                table.found(slot, inner);
-                return;
-            }
-        }
-        self.table().lost(slot);
-    }
-
-    /// virtiofsd's number for what is in a place, if it is the file that was there and nobody else has
-    /// found it.
-    fn find_at(&self, place: &Place, expected: u64) -> Option<u64> {
-        let parent = self.inode(u64::from(place.parent).saturating_add(1)).ok()?;
-        let entry = self.inner.lookup(nobody(), parent, &place.name).ok()?;
-        let taken = self.table().slot(entry.inode).is_some();
-        if entry.inode == 0 {
-            return None;
-        }
-        if entry.attr.ino != expected || taken {
-            self.inner.forget(nobody(), entry.inode, 1);
-            return None;
-        }
-        Some(entry.inode)
-    }
-
-    fn reopen(&self, open: Open) -> Option<u64> {
-        let name = u64::from(open.inode).saturating_add(1);
-        let inode = self.inode(name).ok()?;
-        let flags = (open.flags.cast_signed() & !ONCE).cast_unsigned();
-        let opened = if open.is_directory {
-            self.inner.opendir(nobody(), inode, flags)
-        } else {
-            self.inner.open(nobody(), inode, false, flags)
-        };
-        opened.ok()?.0
     }
 }
 
@@ -709,17 +619,6 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Kept<F> {
     fn fsyncdir(&self, ctx: Context, inode: u64, datasync: bool, handle: u64) -> io::Result<()> {
         let (inode, handle) = (self.inode(inode)?, self.handle(handle)?);
         self.inner.fsyncdir(ctx, inode, datasync, handle)
-    }
-}
-
-impl<F: FileSystem<Inode = u64, Handle = u64>> Kept<F> {
-    /// Whether an extended attribute is there, as [`Before::source`].
-    fn has_xattr(&self, ctx: Context, inode: u64, name: &CStr) -> Before {
-        let there = self.inner.getxattr(ctx, inode, name, 0).is_ok();
-        Before {
-            source: there.into(),
-            ..Before::default()
-        }
     }
 }
 

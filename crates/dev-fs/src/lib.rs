@@ -12,6 +12,16 @@
     clippy::indexing_slicing,
     clippy::arithmetic_side_effects
 )]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        reason = "a test fails by panicking"
+    )
+)]
 
 mod backend;
 mod config;
@@ -22,6 +32,7 @@ mod journal;
 mod kept;
 mod listing;
 mod replay;
+mod restore;
 mod table;
 
 use std::io;

@@ -72,7 +72,7 @@ pub(crate) struct Table {
 }
 
 /// What the guest calls a slot. 0 is no inode, and the directory is 1.
-fn name_of(slot: u32) -> u64 {
+pub(crate) fn name_of(slot: u32) -> u64 {
     u64::from(slot).saturating_add(1)
 }
 
