@@ -4,15 +4,12 @@ use std::ffi::CString;
 use std::io;
 
 use libc::{
-    AT_FDCWD, EACCES, EBADF, EINVAL, ENOENT, ENOSYS, EPERM, EROFS, ESRCH, EXDEV, O_CREAT,
-    O_DIRECTORY, O_PATH, O_RDONLY, O_RDWR, O_WRONLY,
+    AT_FDCWD, EACCES, EBADF, EINVAL, ENOENT, EPERM, EROFS, ESRCH, EXDEV, O_CREAT, O_DIRECTORY,
+    O_PATH, O_RDONLY, O_RDWR, O_WRONLY,
 };
 
 use super::calls::{make, open, open_at, words};
-use super::{
-    Answer, Attempt, Each, FS_ONLY, Host, REFER, Stop, Work, all, by, by_name, killed, landlock,
-    only,
-};
+use super::{Attempt, Each, FS_ONLY, Host, REFER, Stop, Work, by, by_name, killed, landlock};
 use crate::component::Hands;
 use crate::layers::Layer::{Capabilities, Descriptors, Kernel, Namespaces, Root, Subtree, User};
 use crate::raw::call;
@@ -82,13 +79,9 @@ pub(super) const ATTEMPTS: &[Attempt] = &[
         },
     ),
     #[cfg(target_arch = "x86_64")]
-    Attempt {
-        name: "open_with_the_old_call",
-        filter: only(&[("dev-fs", Answer(&[ENOSYS]))]),
-        stops: all(NAMED),
-        end: Work,
-        what: |hands| make(libc::SYS_open, &[&&*hands.path("secret")?, &O_RDONLY]),
-    },
+    killed("open_with_the_old_call", NAMED, Work, |hands| {
+        make(libc::SYS_open, &[&&*hands.path("secret")?, &O_RDONLY])
+    }),
     #[cfg(target_arch = "x86_64")]
     killed("create_with_the_old_call", NAMED, Work, |hands| {
         make(libc::SYS_creat, &[&&*hands.path("beside/new")?, &0o666])
