@@ -23,6 +23,7 @@ tests![
     a_guest_that_reboots_ends_the_machine,
     a_guest_that_panics_ends_the_machine,
     a_vmm_that_is_killed_is_named,
+    a_device_that_stands_still_is_replaced,
     a_vsock_device_that_is_killed_is_not_noticed,
     the_power_button_reaches_the_guest_s_kernel,
 ];
@@ -126,6 +127,45 @@ fn process_of(child: &Child, title: &str) -> Option<Pid> {
     let processes = components(child);
     let (pid, _) = processes.iter().find(|p| p.1.starts_with(title))?;
     Some(Pid::from_raw(i32::try_from(*pid).ok()?))
+}
+
+fn a_device_that_stands_still_is_replaced() {
+    const TITLES: [&str; 2] = ["crumble-dev-vsock", "crumble-dev-fs"];
+    let mut child = run([
+        "-i",
+        "busybox",
+        "--",
+        "sh",
+        "-c",
+        "cat; ls / > /dev/null && exit 9",
+    ])
+    .stdin(Stdio::piped())
+    .stdout(Stdio::piped())
+    .spawn()
+    .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    let mut echo = |line: &[u8; 6]| {
+        stdin.write_all(line).unwrap();
+        let mut back = [0; 6];
+        stdout.read_exact(&mut back).unwrap();
+        assert_eq!(&back, line);
+    };
+    echo(b"first\n");
+    let devices = TITLES.map(|title| process_of(&child, title).unwrap());
+    for device in devices {
+        kill(device, Signal::SIGSTOP).unwrap();
+    }
+    // It comes back when somebody else has taken it on.
+    echo(b"again\n");
+    eventually("one stands still", || {
+        TITLES
+            .iter()
+            .zip(devices)
+            .all(|(title, device)| process_of(&child, title).is_some_and(|now| now != device))
+    });
+    drop(stdin);
+    assert_eq!(child.wait().unwrap().code(), Some(9));
 }
 
 fn a_vsock_device_that_is_killed_is_not_noticed() {

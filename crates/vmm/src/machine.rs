@@ -7,6 +7,7 @@ use std::{
     os::{fd::OwnedFd, unix::net::UnixStream},
     sync::{Arc, mpsc::Sender},
     thread,
+    time::Duration,
 };
 
 use boot::{Guest, Layout, layout::input};
@@ -33,6 +34,9 @@ const MAX_DEVICES: usize = pci::DEVICES - 1;
 
 /// Memory comes in multiples of this.
 const MEMORY_UNIT: u64 = 2 << 20;
+
+/// How often devices are asked for signs of life.
+const CHECK_EVERY: Duration = Duration::from_secs(5);
 
 /// What the supervisor handed over, checked to be complete.
 pub(crate) struct Parts {
@@ -143,6 +147,7 @@ pub(crate) fn start(parts: Parts, tell: &Sender<Input>) -> Result<Machine, Error
     });
     let counters = Arc::new(Counters::default());
     run_vcpus(vm.as_ref(), parts.cpus, entry, &bus, &counters, tell)?;
+    check_devices(replacements.values().cloned().collect())?;
     Ok(Machine {
         power,
         counters,
@@ -179,6 +184,21 @@ where
     }
     bus.assign_bars(layout.pci_window())?;
     Ok((bus, replacements))
+}
+
+/// Asks the devices' back ends for signs of life as long as there is a machine.
+fn check_devices(devices: Vec<Replacement>) -> Result<(), Error> {
+    let body = move || {
+        loop {
+            thread::sleep(CHECK_EVERY);
+            devices.iter().for_each(Replacement::check);
+        }
+    };
+    thread::Builder::new()
+        .name("signs-of-life".into())
+        .spawn(body)
+        .map_err(Error::system("start a thread for signs of life"))?;
+    Ok(())
 }
 
 /// Makes all vCPUs before the first runs: a guest starts the others by itself.

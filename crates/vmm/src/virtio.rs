@@ -115,6 +115,7 @@ pub fn vhost_user_device<H: Host>(
 }
 
 /// The way for another back end into the place of one that is gone.
+#[derive(Clone)]
 pub struct Replacement(Arc<Link>);
 
 impl Replacement {
@@ -133,6 +134,12 @@ impl Replacement {
         if let Err(error) = begun {
             link.status.give_up(&error);
         }
+    }
+
+    /// Asks a back end that may be replaced whether it is alive. One that does not say so within
+    /// [`Limits::call`] is lost, which is reported. Returns when that is known.
+    pub fn check(&self) {
+        self.0.check();
     }
 }
 

@@ -176,6 +176,18 @@ impl Link {
         }
     }
 
+    /// Asks the back end for a sign of life, if another may take its place. One that gives none within a
+    /// call's limit has failed: it hangs, or was stopped.
+    pub(super) fn check(&self) {
+        if self.status.is_replaceable() {
+            // What fails is reported where people see it.
+            let _ = self.ask(|_, frontend| {
+                let features = frontend.get_features();
+                features.map_err(Error::request("GET_FEATURES"))
+            });
+        }
+    }
+
     /// The queues of the active device.
     pub(super) fn active(&self) -> Vec<u16> {
         self.lock().queues.iter().map(|queue| queue.index).collect()

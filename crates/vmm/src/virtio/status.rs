@@ -124,6 +124,10 @@ impl Status {
         }
     }
 
+    pub(super) const fn is_replaceable(&self) -> bool {
+        self.replaceable
+    }
+
     /// From now on `stream` leads to the back end, which is the one of this life. `false` if the
     /// device takes none any more.
     pub(super) fn begin(&self, stream: UnixStream, life: u32) -> bool {

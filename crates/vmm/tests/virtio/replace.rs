@@ -237,6 +237,32 @@ fn a_new_back_end_that_is_silent_is_given_up_at_the_time_limit() {
 }
 
 #[test]
+fn a_back_end_that_falls_silent_is_lost_when_it_is_asked() {
+    let mut asked = 0;
+    let answer = move |request| {
+        asked += u32::from(request == GET_FEATURES);
+        if asked > 1 {
+            Answer::Silence
+        } else {
+            Answer::Correctly
+        }
+    };
+    let mut guest = Guest::replaceable(liar::start(answer), SHORT);
+    guest.bring_up();
+    guest.replacement.check();
+    let (life, reason) = guest.loss();
+    assert_eq!(life, 0);
+    assert!(reason.contains("did not answer within 200ms"), "{reason}");
+    // There is nobody to be asked.
+    guest.replacement.check();
+    let _process = mend(&guest, 1);
+    forget_interrupts(&guest);
+    // One that answers is left alone.
+    guest.replacement.check();
+    assert_eq!(guest.request(0), 0x41);
+}
+
+#[test]
 fn a_new_back_end_that_offers_less_is_refused_with_the_reason() {
     let guest = bereft();
     let less = || Answer::Body((FEATURES & !1).to_le_bytes().to_vec());
