@@ -4,7 +4,7 @@
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixListener;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, mpsc};
 use std::thread;
 
 use nix::libc::EIO;
@@ -25,7 +25,7 @@ use vmm_sys_util::event::{
 };
 
 use crate::journal::{Journal, QUEUES};
-use crate::kept::{Kept, lock, nobody};
+use crate::kept::{Kept, nobody};
 use crate::table::Table;
 use crate::{Error, replay};
 
@@ -72,12 +72,10 @@ where
     F: FileSystem<Inode = u64, Handle = u64> + Send + Sync + 'static,
 {
     let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
-    let fs = Arc::new(fs);
-    let table = Arc::new(Mutex::new(Table::new(journal)));
+    let kept = Kept::new(fs, Table::new(journal));
     let backend = Arc::new(Backend {
-        server: Server::new(Kept::new(Arc::clone(&fs), Arc::clone(&table))),
-        fs,
-        table,
+        server: Server::new(kept.clone()),
+        kept,
         memory: memory.clone(),
         is_settled: AtomicBool::new(false),
         config: config_space(tag),
@@ -120,8 +118,8 @@ fn config_space(tag: &str) -> Vec<u8> {
 
 struct Backend<F: FileSystem<Inode = u64, Handle = u64> + Send + Sync> {
     server: Server<Kept<F>>,
-    fs: Arc<F>,
-    table: Arc<Mutex<Table>>,
+    /// What the server serves.
+    kept: Kept<F>,
     memory: Memory,
     /// It has been decided whether this process goes on where another ended.
     is_settled: AtomicBool,
@@ -153,7 +151,7 @@ where
                     served = true;
                 }
             }
-            if served {
+            if served || self.kept.find_some() {
                 promised = false;
                 continue;
             }
@@ -178,7 +176,7 @@ where
             let is_live = state.is_enabled() && state.get_queue().ready();
             *used = is_live.then(|| state.get_queue().next_used());
         }
-        let mut table = lock(&self.table);
+        let mut table = self.kept.table();
         let follows = table.journal.follows(used);
         if self.is_settled.load(Ordering::Relaxed) {
             if !follows {
@@ -227,9 +225,9 @@ where
                 state.signal_used_queue()?;
             }
         }
-        let gone = lock(&self.table).end();
+        let gone = self.kept.table().end();
         for inode in gone {
-            self.fs.forget(nobody(), inode, 1);
+            self.kept.inner.forget(nobody(), inode, 1);
         }
         Ok(true)
     }
@@ -246,14 +244,14 @@ where
         let Ok(header) = request.clone().read_obj::<InHeader>() else {
             return Ok(0);
         };
-        lock(&self.table).journal.begin(queue, header.unique);
+        self.kept.table().journal.begin(queue, header.unique);
         let handled = self
             .server
             .handle_message(request.clone(), answer.clone(), None::<&mut ()>);
         if header.opcode == Opcode::Init as u32 {
             let mut init = Vec::new();
             request.take(INIT_SIZE).read_to_end(&mut init)?;
-            lock(&self.table).journal.set_init(&init);
+            self.kept.table().journal.set_init(&init);
         }
         let written = handled.unwrap_or_else(|_| {
             let refusal = OutHeader {

@@ -10,12 +10,17 @@ use crate::table::name_of;
 /// What a file is opened with again: not what made or emptied it.
 const ONCE: i32 = libc::O_CREAT | libc::O_EXCL | libc::O_TRUNC;
 
+/// Inodes that are looked for before requests have their turn.
+const AT_A_TIME: usize = 32;
+
 impl<F: FileSystem<Inode = u64, Handle = u64>> Kept<F> {
-    /// Finds everything again that the guest knows from another process.
+    /// Goes on with a session of another process. Files that are open, and those that it was moving or
+    /// removing, are found again at once; others when the guest names them, or [when there is
+    /// time](Kept::find_some).
     pub(crate) fn restore(&self) {
-        self.table().sweep();
-        let inodes = self.table().journal.inodes();
-        for slot in 0..inodes {
+        self.table().take_over();
+        let moved = self.table().journal.moved();
+        for slot in moved.into_iter().flatten() {
             self.find(slot);
         }
         let handles = self.table().journal.handles();
@@ -29,8 +34,31 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> Kept<F> {
         self.table().resumed();
     }
 
+    /// Finds some of the inodes that nobody has named yet; whether there may be more.
+    pub(crate) fn find_some(&self) -> bool {
+        for _ in 0..AT_A_TIME {
+            let next = self.table().next_unfound();
+            let Some(slot) = next else {
+                return false;
+            };
+            self.find(slot);
+        }
+        true
+    }
+
+    /// The slot of virtiofsd's inode `inner`, which has this number on the host, if the guest knows it.
+    pub(crate) fn slot(&self, inner: u64, number: u64) -> Option<u32> {
+        let known = self.table().slot(inner);
+        if known.is_some() {
+            return known;
+        }
+        let unfound = self.table().unfound(number);
+        unfound.into_iter().for_each(|slot| self.find(slot));
+        self.table().slot(inner)
+    }
+
     /// Finds an inode, and before it the directories that it is in.
-    fn find(&self, slot: u32) {
+    pub(crate) fn find(&self, slot: u32) {
         let mut chain = vec![slot];
         while let Some(&slot) = chain.last() {
             let parents = self.unfound_parents(slot);
@@ -48,20 +76,18 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> Kept<F> {
     /// The directories, not found yet, that an inode not found yet may be in.
     fn unfound_parents(&self, slot: u32) -> Vec<u32> {
         let table = self.table();
-        if table.is_decided(slot) || !table.journal.is_inode(slot) {
+        if !table.is_unfound(slot) {
             return Vec::new();
         }
         let places = [table.journal.place(slot), table.journal.other_place(slot)];
         let parents = places.into_iter().flatten().map(|place| place.parent);
-        parents
-            .filter(|parent| !table.is_decided(*parent) && table.journal.is_inode(*parent))
-            .collect()
+        parents.filter(|parent| table.is_unfound(*parent)).collect()
     }
 
     fn find_in_parent(&self, slot: u32) {
         let (places, expected) = {
             let table = self.table();
-            if table.is_decided(slot) || !table.journal.is_inode(slot) {
+            if !table.is_unfound(slot) {
                 return;
             }
             let places = [table.journal.place(slot), table.journal.other_place(slot)];
@@ -81,7 +107,7 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> Kept<F> {
     /// virtiofsd's number for what is in a place, if it is the file that was there and nobody else has
     /// found it.
     fn find_at(&self, place: &Place, expected: u64) -> Option<u64> {
-        let parent = self.inode(name_of(place.parent)).ok()?;
+        let parent = self.table().inode(name_of(place.parent)).ok()?;
         let entry = self.inner.lookup(nobody(), parent, &place.name).ok()?;
         let taken = self.table().slot(entry.inode).is_some();
         if entry.inode == 0 {

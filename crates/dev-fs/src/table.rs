@@ -19,6 +19,8 @@ pub(crate) const ROOT: u32 = 0;
 enum Inner {
     /// The slot is free.
     None,
+    /// Another process used it, and it was not looked for yet.
+    Unfound,
     /// It was not found again: its name was removed or given to another file.
     Lost,
     /// virtiofsd's number.
@@ -33,6 +35,15 @@ struct Slots {
 }
 
 impl Slots {
+    /// virtiofsd's number for what the guest calls so.
+    fn inner(&self, name: u64) -> io::Result<u64> {
+        match slot_of(name).map_or(Inner::None, |slot| self.get(slot)) {
+            Inner::Is(inner) => Ok(inner),
+            Inner::Lost | Inner::Unfound => Err(Errno::ESTALE.into()),
+            Inner::None => Err(Errno::EBADF.into()),
+        }
+    }
+
     fn get(&self, slot: u32) -> Inner {
         let slot = usize::try_from(slot).ok();
         let inner = slot.and_then(|slot| self.inner.get(slot));
@@ -65,6 +76,8 @@ pub(crate) struct Table {
     handles: Slots,
     /// Slots by virtiofsd's numbers.
     known: BTreeMap<u64, u32>,
+    /// Slots of inodes that were not looked for yet, by the inodes' numbers on the host.
+    unfound: BTreeMap<u64, Vec<u32>>,
     /// Slots that the guest no longer knows once it has the answer.
     forgotten: Vec<u32>,
     /// A process before this one began the session.
@@ -88,6 +101,7 @@ impl Table {
             inodes: Slots::default(),
             handles: Slots::default(),
             known: BTreeMap::new(),
+            unfound: BTreeMap::new(),
             forgotten: Vec::new(),
             resumes: false,
         };
@@ -100,6 +114,7 @@ impl Table {
         (self.inodes, self.handles) = (Slots::default(), Slots::default());
         self.inodes.set(ROOT, Inner::Is(ROOT_ID));
         self.known = BTreeMap::from([(ROOT_ID, ROOT)]);
+        self.unfound.clear();
         self.forgotten.clear();
     }
 
@@ -130,27 +145,19 @@ impl Table {
         self.resumes
     }
 
-    /// All is found again that can be.
+    /// What cannot wait is found again.
     pub(crate) fn resumed(&mut self) {
         self.resumes = false;
     }
 
     /// virtiofsd's number for an inode of the guest's.
     pub(crate) fn inode(&self, name: u64) -> io::Result<u64> {
-        match slot_of(name).map_or(Inner::None, |slot| self.inodes.get(slot)) {
-            Inner::Is(inner) => Ok(inner),
-            Inner::Lost => Err(Errno::ESTALE.into()),
-            Inner::None => Err(Errno::EBADF.into()),
-        }
+        self.inodes.inner(name)
     }
 
     /// virtiofsd's number for a handle of the guest's.
     pub(crate) fn handle(&self, name: u64) -> io::Result<u64> {
-        match slot_of(name).map_or(Inner::None, |slot| self.handles.get(slot)) {
-            Inner::Is(inner) => Ok(inner),
-            Inner::Lost => Err(Errno::ESTALE.into()),
-            Inner::None => Err(Errno::EBADF.into()),
-        }
+        self.handles.inner(name)
     }
 
     /// The slot of virtiofsd's inode `inner`.
@@ -197,24 +204,51 @@ impl Table {
 
     /// An inode of the guest's is virtiofsd's `inner`.
     pub(crate) fn found(&mut self, slot: u32, inner: u64) {
+        self.decide(slot);
         self.inodes.set(slot, Inner::Is(inner));
         self.known.insert(inner, slot);
     }
 
     /// An inode of the guest's was not found again.
     pub(crate) fn lost(&mut self, slot: u32) {
+        self.decide(slot);
         self.inodes.set(slot, Inner::Lost);
     }
 
-    /// Whether it has been decided what an inode of the guest's is.
-    pub(crate) fn is_decided(&self, slot: u32) -> bool {
-        self.inodes.get(slot) != Inner::None
+    /// Whether an inode of the guest's has still to be looked for.
+    pub(crate) fn is_unfound(&self, slot: u32) -> bool {
+        self.inodes.get(slot) == Inner::Unfound
+    }
+
+    /// Any inode that has still to be looked for.
+    pub(crate) fn next_unfound(&self) -> Option<u32> {
+        let (_, slots) = self.unfound.first_key_value()?;
+        slots.first().copied()
+    }
+
+    /// Those that have this number on the host.
+    pub(crate) fn unfound(&self, number: u64) -> Vec<u32> {
+        self.unfound.get(&number).cloned().unwrap_or_default()
+    }
+
+    /// It is not to be looked for any more.
+    fn decide(&mut self, slot: u32) {
+        if !self.is_unfound(slot) {
+            return;
+        }
+        let number = self.journal.number(slot);
+        if let Some(slots) = self.unfound.get_mut(&number) {
+            slots.retain(|unfound| *unfound != slot);
+            if slots.is_empty() {
+                self.unfound.remove(&number);
+            }
+        }
     }
 
     /// The guest has forgotten an inode so many times.
     pub(crate) fn forget(&mut self, name: u64, times: u64) {
-        let Some(slot) = slot_of(name).filter(|slot| *slot != ROOT && self.is_decided(*slot))
-        else {
+        let is_known = |slot: &u32| *slot != ROOT && self.inodes.get(*slot) != Inner::None;
+        let Some(slot) = slot_of(name).filter(is_known) else {
             return;
         };
         let times = u32::try_from(times).unwrap_or(u32::MAX);
@@ -243,6 +277,7 @@ impl Table {
         if inner == Inner::None {
             return None;
         }
+        self.decide(slot);
         self.journal.remove(slot);
         self.inodes.free(slot);
         let Inner::Is(inner) = inner else {
@@ -276,10 +311,15 @@ impl Table {
         }
     }
 
-    /// Frees slots that a process before this one used and nothing uses any more.
-    pub(crate) fn sweep(&mut self) {
+    /// Takes over the slots that a process before this one used, and frees those that nothing uses any
+    /// more.
+    pub(crate) fn take_over(&mut self) {
         for slot in 1..self.journal.inodes() {
-            if !self.journal.is_inode(slot) || self.journal.count(slot) == 0 {
+            if self.journal.is_inode(slot) && self.journal.count(slot) > 0 {
+                self.inodes.set(slot, Inner::Unfound);
+                let number = self.journal.number(slot);
+                self.unfound.entry(number).or_default().push(slot);
+            } else {
                 self.journal.remove(slot);
                 self.inodes.free(slot);
             }

@@ -71,6 +71,10 @@ fn what_was_moved_is_found_where_it_is() {
     assert_eq!(device.attributes(file).unwrap().links, 1);
     assert_eq!(device.names(inner, 4096).unwrap(), [""; 0]);
     assert_eq!(device.lookup(ROOT, "moved").unwrap().inode, inner);
+    // By another name than the one that was written down.
+    assert_eq!(device.link(file, inner, "third").unwrap().inode, file);
+    device.replace(share.path(), "");
+    assert_eq!(device.lookup(ROOT, "second").unwrap().inode, file);
 }
 
 #[test]
