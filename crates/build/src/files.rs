@@ -86,6 +86,12 @@ impl Evaluation<'_> {
                         items.push(self.fetch(state, words, &word)?);
                         continue;
                     }
+                    if words.checksum.is_some() {
+                        let reason = format!(
+                            "--checksum is of what is fetched, and \"{word}\" is no address of http or https"
+                        );
+                        return Err(Fault::Reason(reason));
+                    }
                     items.extend(select(source, &word, &taking, &missing)?);
                 }
                 Source::Heredoc(heredoc) => items.push(Item::Text {

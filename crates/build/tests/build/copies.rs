@@ -372,6 +372,7 @@ fn what_cannot_be_added_from_an_address_is_named() {
         ("ADD git://example.org/x /", "RUN"),
         ("COPY https://example.org/x /", "ADD fetches"),
         ("COPY --checksum=good x /", "no flag --checksum"),
+        ("ADD --checksum=good x /", "is no address"),
     ] {
         let directory = Directory::new(&[("Dockerfile", &format!("FROM base\n{line}"))]);
         let error = directory.build(&mut worker(), &options(&[])).unwrap_err();
