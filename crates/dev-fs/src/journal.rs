@@ -47,6 +47,8 @@ const PLACES: [usize; 2] = [1024, 1536];
 /// The slot, and one, of an inode whose place is being changed, and its new place.
 const MOVING: usize = 80;
 const NEW_PLACE: usize = 2048;
+/// How many inodes the guest was told of, modulo 2^32.
+const TOLD: usize = 84;
 /// The session's first request, and its length.
 const INIT: usize = 512;
 const INIT_SIZE: usize = 128;
@@ -61,6 +63,7 @@ const SIZE: usize = OPEN + HANDLES as usize * OPEN_SIZE;
 const _: () = {
     assert!(SIZE as u64 == JOURNAL_SIZE);
     assert!(NEW_PLACE + RECORD_SIZE <= COUNTS);
+    assert!(NAME + LONGEST_NAME <= GENERATION && GENERATION + 4 <= RECORD_SIZE);
 };
 
 /// The layout above.
@@ -74,6 +77,7 @@ const LENGTH: usize = 16;
 const NAME: usize = 20;
 /// NAME_MAX (`linux/limits.h`).
 const LONGEST_NAME: usize = 255;
+const GENERATION: usize = 276;
 
 /// Within an open handle. An unused one has no inode.
 const INODE: usize = 0;
@@ -375,6 +379,9 @@ impl Journal {
         };
         self.write(field(at, COUNT), &[0]);
         self.write(field(at, NUMBER), &halves(number));
+        let told = self.memory.load(TOLD).wrapping_add(1);
+        self.store(TOLD, told);
+        self.store(field(at, GENERATION), told);
         self.set_place_at(at, place);
     }
 
@@ -395,6 +402,11 @@ impl Journal {
     pub(crate) fn number(&self, slot: u32) -> u64 {
         let at = record_at(slot);
         at.map_or(0, |at| whole(self.memory.read(field(at, NUMBER))))
+    }
+
+    /// What tells an inode from others that had its slot before, for 2^32 of them.
+    pub(crate) fn generation(&self, slot: u32) -> u32 {
+        record_at(slot).map_or(0, |at| self.memory.load(field(at, GENERATION)))
     }
 
     /// Where an inode is, if that is known.

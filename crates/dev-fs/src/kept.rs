@@ -90,7 +90,12 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> Kept<F> {
             self.inner.forget(ctx, found.inode, 1);
         }
         let (inode, _) = entered?;
-        Ok(Entry { inode, ..found })
+        let slot = slot_of(inode).unwrap_or(ROOT);
+        Ok(Entry {
+            inode,
+            generation: self.table().journal.generation(slot).into(),
+            ..found
+        })
     }
 
     /// What a name stands for, without telling the guest.

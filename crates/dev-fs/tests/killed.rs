@@ -54,6 +54,22 @@ fn files_and_handles_outlive_the_process() {
 }
 
 #[test]
+fn a_number_that_is_given_again_has_another_generation() {
+    let share = tempdir().unwrap();
+    for name in ["one", "other"] {
+        fs::write(share.path().join(name), "").unwrap();
+    }
+    let mut device = Device::start(share.path(), "");
+    let one = device.lookup(ROOT, "one").unwrap();
+    device.replace(share.path(), "");
+    assert_eq!(device.lookup(ROOT, "one").unwrap(), one);
+    device.forget(one.inode, 2);
+    let other = device.lookup(ROOT, "other").unwrap();
+    assert_eq!(other.inode, one.inode);
+    assert_ne!(other.generation, one.generation);
+}
+
+#[test]
 fn what_was_moved_is_found_where_it_is() {
     let share = tempdir().unwrap();
     fs::create_dir_all(share.path().join("from/inner")).unwrap();

@@ -63,6 +63,7 @@ pub(crate) type Answer = Result<Vec<u8>, i32>;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Entry {
     pub(crate) inode: u64,
+    pub(crate) generation: u64,
     pub(crate) valid_seconds: u64,
     pub(crate) size: u64,
     pub(crate) mode: u32,
@@ -84,6 +85,7 @@ fn entry(bytes: &[u8]) -> Entry {
     let attributes = &bytes[40..];
     Entry {
         inode: long(bytes, 0),
+        generation: long(bytes, 8),
         valid_seconds: long(bytes, 16),
         size: long(attributes, 8),
         mode: word(attributes, 60),
