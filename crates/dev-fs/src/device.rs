@@ -7,10 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 
+use ::device::serve::{COMMON_FEATURES, read_config};
 use nix::libc::EIO;
 use vhost::vhost_user::{Error as VhostUserError, Listener, VhostUserProtocolFeatures as Protocol};
 use vhost_user_backend::bitmap::BitmapMmapRegion;
-use vhost_user_backend::{VhostUserBackend, VhostUserDaemon, VringMutex, VringT};
+use vhost_user_backend::{VhostUserBackend, VhostUserDaemon, VringMutex, VringState, VringT};
 use virtio_queue::{DescriptorChain, QueueOwnedT, QueueT};
 use virtiofsd::descriptor_utils::{Reader, Writer};
 use virtiofsd::filesystem::FileSystem;
@@ -24,7 +25,7 @@ use vmm_sys_util::event::{
     EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier,
 };
 
-use crate::journal::{Journal, QUEUES};
+use crate::journal::{INIT_SIZE, Journal, QUEUES};
 use crate::kept::{Kept, nobody};
 use crate::table::Table;
 use crate::{Error, replay};
@@ -33,21 +34,11 @@ pub(crate) type Mapped = GuestMemoryMmap<BitmapMmapRegion>;
 type Memory = GuestMemoryAtomic<Mapped>;
 type Vring = VringMutex<Memory>;
 
-/// VIRTIO_RING_F_INDIRECT_DESC, VIRTIO_RING_F_EVENT_IDX, VIRTIO_F_VERSION_1 (virtio 1.2, section
-/// 6) and VHOST_USER_F_PROTOCOL_FEATURES.
-const FEATURES: u64 = (1 << 28) | (1 << 29) | (1 << 32) | (1 << 30);
-
 /// The longest queue.
 const QUEUE_SIZE: usize = 1024;
 
-/// `struct virtio_fs_config` (virtio 1.2, section 5.11.4): the tag and the number of request queues.
-const TAG_SIZE: usize = wire::fs::Config::MAX_TAG;
-
 /// Requests taken from a queue before the other one has its turn.
 const TURN: usize = 16;
-
-/// The most of a session's first request that is looked at.
-const INIT_SIZE: u64 = 128;
 
 /// Why the device stops.
 pub(crate) enum End {
@@ -109,9 +100,15 @@ fn end_of(result: Result<(), vhost_user_backend::Error>) -> End {
     }
 }
 
+/// Whether the driver has started a queue.
+fn is_live(vring: &VringState<Memory>) -> bool {
+    vring.is_enabled() && vring.get_queue().ready()
+}
+
+/// `struct virtio_fs_config` (virtio 1.2, section 5.11.4): the tag and the number of request queues.
 fn config_space(tag: &str) -> Vec<u8> {
     let mut space = tag.as_bytes().to_vec();
-    space.resize(TAG_SIZE, 0);
+    space.resize(wire::fs::Config::MAX_TAG, 0);
     space.extend(1_u32.to_le_bytes());
     space
 }
@@ -173,8 +170,7 @@ where
         let mut used = [None; QUEUES];
         for (used, vring) in used.iter_mut().zip(vrings) {
             let state = vring.get_ref();
-            let is_live = state.is_enabled() && state.get_queue().ready();
-            *used = is_live.then(|| state.get_queue().next_used());
+            *used = is_live(&state).then(|| state.get_queue().next_used());
         }
         let mut table = self.kept.table();
         let follows = table.journal.follows(used);
@@ -206,7 +202,7 @@ where
     ) -> io::Result<bool> {
         let chain = {
             let mut state = vring.get_mut();
-            if !(state.is_enabled() && state.get_queue().ready()) {
+            if !is_live(&state) {
                 return Ok(false);
             }
             let queue = state.get_queue_mut();
@@ -250,7 +246,7 @@ where
             .handle_message(request.clone(), answer.clone(), None::<&mut ()>);
         if header.opcode == Opcode::Init as u32 {
             let mut init = Vec::new();
-            request.take(INIT_SIZE).read_to_end(&mut init)?;
+            request.take(INIT_SIZE as u64).read_to_end(&mut init)?;
             self.kept.table().journal.set_init(&init);
         }
         let written = handled.unwrap_or_else(|_| {
@@ -283,7 +279,7 @@ where
     }
 
     fn features(&self) -> u64 {
-        FEATURES
+        COMMON_FEATURES
     }
 
     fn protocol_features(&self) -> Protocol {
@@ -295,12 +291,7 @@ where
     }
 
     fn get_config(&self, offset: u32, size: u32) -> Vec<u8> {
-        // Bytes behind the end read as zero; the crate caps `size`.
-        let start = usize::try_from(offset).unwrap_or(usize::MAX);
-        let size = usize::try_from(size).unwrap_or(0);
-        let mut bytes: Vec<u8> = self.config.iter().skip(start).take(size).copied().collect();
-        bytes.resize(size, 0);
-        bytes
+        read_config(&self.config, offset, size)
     }
 
     fn update_memory(&self, _memory: Memory) -> io::Result<()> {

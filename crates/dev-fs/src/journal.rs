@@ -51,7 +51,7 @@ const NEW_PLACE: usize = 2048;
 const TOLD: usize = 84;
 /// The session's first request, and its length.
 const INIT: usize = 512;
-const INIT_SIZE: usize = 128;
+pub(crate) const INIT_SIZE: usize = 128;
 /// Counts as they were, oldest first: a slot and a number each.
 const COUNTS: usize = 4096;
 const RECORDS: usize = COUNTS + CHANGES as usize * 8;
@@ -119,6 +119,16 @@ pub(crate) struct Before {
     pub(crate) target: u64,
     /// The file's size in bytes.
     pub(crate) size: u64,
+}
+
+impl Before {
+    /// Of a request that concerns one name.
+    pub(crate) fn one(source: u64) -> Self {
+        Self {
+            source,
+            ..Self::default()
+        }
+    }
 }
 
 /// The journal. Slots that are out of range name nothing.
@@ -331,8 +341,14 @@ impl Journal {
         MOVED.map(|at| self.memory.load(at).checked_sub(1))
     }
 
-    /// Where an inode may be instead, if another process was killed while it moved it.
-    pub(crate) fn other_place(&self, slot: u32) -> Option<Place> {
+    /// Where an inode may be: where it was, or where another process was moving it when it was killed.
+    pub(crate) fn places(&self, slot: u32) -> impl Iterator<Item = Place> {
+        [self.place(slot), self.other_place(slot)]
+            .into_iter()
+            .flatten()
+    }
+
+    fn other_place(&self, slot: u32) -> Option<Place> {
         let [source, target] = self.moved();
         if source == Some(slot) {
             self.place_at(PLACES[1])

@@ -83,17 +83,16 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> Kept<F> {
         let parent = slot_of(parent).ok_or(Errno::EBADF)?;
         let place = Place::new(parent, name);
         // It may be one that another process has told the guest of.
-        let _ = self.slot(found.inode, found.attr.ino);
+        let known = self.slot(found.inode, found.attr.ino);
         let entered = self.table().enter(found.inode, found.attr.ino, &place);
         // virtiofsd counts each slot once.
-        if !matches!(entered, Ok((_, true))) {
+        if known.is_some() || entered.is_err() {
             self.inner.forget(ctx, found.inode, 1);
         }
-        let (inode, _) = entered?;
-        let slot = slot_of(inode).unwrap_or(ROOT);
+        let (inode, generation) = entered?;
         Ok(Entry {
             inode,
-            generation: self.table().journal.generation(slot).into(),
+            generation: generation.into(),
             ..found
         })
     }
@@ -133,10 +132,7 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> Kept<F> {
         make: impl FnOnce(u64) -> io::Result<Entry>,
     ) -> io::Result<Entry> {
         let directory = self.inode(parent)?;
-        let (before, again) = self.before(|| Before {
-            source: number(self.look(ctx, directory, name)),
-            ..Before::default()
-        });
+        let (before, again) = self.before(|| Before::one(number(self.look(ctx, directory, name))));
         let made = match make(directory) {
             Err(error) if again && before.source == 0 && is(&error, Errno::EEXIST) => {
                 self.inner.lookup(ctx, directory, name)
@@ -160,10 +156,7 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> Kept<F> {
         let (before, again) = self.before(|| {
             let slot = found.and_then(|found| found.slot);
             self.table().journal.set_moved([slot, None], [&place; 2]);
-            Before {
-                source: number(found),
-                ..Before::default()
-            }
+            Before::one(number(found))
         });
         let is_done = again && before.source != 0 && before.source != number(found);
         if !is_done {
@@ -229,10 +222,7 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> Kept<F> {
         release: impl FnOnce(u64, u64) -> io::Result<()>,
     ) -> io::Result<()> {
         let (now_inode, now) = (self.inode(inode), self.handle(handle));
-        let (before, again) = self.before(|| Before {
-            source: now.is_ok().into(),
-            ..Before::default()
-        });
+        let (before, again) = self.before(|| Before::one(now.is_ok().into()));
         let is_lost = |error: &io::Error| is(error, Errno::ESTALE);
         match (now_inode, now) {
             (Ok(inode), Ok(inner)) => release(inode, inner)?,
@@ -248,10 +238,7 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> Kept<F> {
     /// Whether an extended attribute is there, as [`Before::source`].
     fn has_xattr(&self, ctx: Context, inode: u64, name: &CStr) -> Before {
         let there = self.inner.getxattr(ctx, inode, name, 0).is_ok();
-        Before {
-            source: there.into(),
-            ..Before::default()
-        }
+        Before::one(there.into())
     }
 }
 
@@ -377,10 +364,7 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> FileSystem for Kept<F> {
     ) -> io::Result<(Entry, Option<u64>, OpenOptions)> {
         let directory = self.inode(parent)?;
         let found = self.look(ctx, directory, name);
-        let (before, again) = self.before(|| Before {
-            source: number(found),
-            ..Before::default()
-        });
+        let (before, again) = self.before(|| Before::one(number(found)));
         // Nobody was told of it, and the handle that made it can do what another could not.
         if again && before.source == 0 && found.is_some_and(is_empty_file) {
             self.inner.unlink(ctx, directory, name)?;

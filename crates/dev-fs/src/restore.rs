@@ -79,8 +79,7 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> Kept<F> {
         if !table.is_unfound(slot) {
             return Vec::new();
         }
-        let places = [table.journal.place(slot), table.journal.other_place(slot)];
-        let parents = places.into_iter().flatten().map(|place| place.parent);
+        let parents = table.journal.places(slot).map(|place| place.parent);
         parents.filter(|parent| table.is_unfound(*parent)).collect()
     }
 
@@ -90,10 +89,10 @@ impl<F: FileSystem<Inode = u64, Handle = u64>> Kept<F> {
             if !table.is_unfound(slot) {
                 return;
             }
-            let places = [table.journal.place(slot), table.journal.other_place(slot)];
+            let places: Vec<_> = table.journal.places(slot).collect();
             (places, table.journal.number(slot))
         };
-        for place in places.into_iter().flatten() {
+        for place in places {
             if let Some(inner) = self.find_at(&place, expected) {
                 let mut table = self.table();
                 table.journal.set_place(slot, &place);

@@ -166,17 +166,17 @@ impl Table {
     }
 
     /// The guest is told of virtiofsd's inode `inner`, which has this number on the host and is here.
-    /// What it calls it, and whether that is new.
+    /// What it calls it, and the generation.
     pub(crate) fn enter(
         &mut self,
         inner: u64,
         number: u64,
         place: &Place,
-    ) -> io::Result<(u64, bool)> {
+    ) -> io::Result<(u64, u32)> {
         let known = self.slot(inner);
         let slot = match known {
             // It is known for as long as the session is.
-            Some(ROOT) => return Ok((ROOT_ID, false)),
+            Some(ROOT) => return Ok((ROOT_ID, 0)),
             Some(slot) => {
                 self.journal.set_place(slot, place);
                 slot
@@ -190,7 +190,7 @@ impl Table {
             }
             return Err(Errno::ENFILE.into());
         }
-        Ok((name_of(slot), known.is_none()))
+        Ok((name_of(slot), self.journal.generation(slot)))
     }
 
     fn insert(&mut self, inner: u64, number: u64, place: &Place) -> io::Result<u32> {

@@ -18,7 +18,7 @@ use super::{Device, Event, Readiness};
 
 /// VIRTIO_RING_F_INDIRECT_DESC, VIRTIO_RING_F_EVENT_IDX, VIRTIO_F_VERSION_1 (virtio 1.2, section
 /// 6) and VHOST_USER_F_PROTOCOL_FEATURES.
-const COMMON_FEATURES: u64 = (1 << 28) | (1 << 29) | (1 << 32) | (1 << 30);
+pub const COMMON_FEATURES: u64 = (1 << 28) | (1 << 29) | (1 << 32) | (1 << 30);
 
 type Handler<D> = VringEpollHandler<Arc<Backend<D>>>;
 
@@ -170,12 +170,7 @@ impl<D: Device> VhostUserBackend for Backend<D> {
     }
 
     fn get_config(&self, offset: u32, size: u32) -> Vec<u8> {
-        // Bytes behind the end read as zero; the crate caps `size`.
-        let start = usize::try_from(offset).unwrap_or(usize::MAX);
-        let size = usize::try_from(size).unwrap_or(0);
-        let mut bytes: Vec<u8> = self.config.iter().skip(start).take(size).copied().collect();
-        bytes.resize(size, 0);
-        bytes
+        read_config(&self.config, offset, size)
     }
 
     fn set_config(&self, _offset: u32, _buf: &[u8]) -> io::Result<()> {
@@ -213,6 +208,17 @@ impl<D: Device> VhostUserBackend for Backend<D> {
         self.call(event, vrings);
         Ok(())
     }
+}
+
+/// `size` bytes of a configuration space from `offset` on. Bytes behind its end read as zero;
+/// `vhost-user-backend` caps `size`.
+#[must_use]
+pub fn read_config(space: &[u8], offset: u32, size: u32) -> Vec<u8> {
+    let start = usize::try_from(offset).unwrap_or(usize::MAX);
+    let size = usize::try_from(size).unwrap_or(0);
+    let mut bytes: Vec<u8> = space.iter().skip(start).take(size).copied().collect();
+    bytes.resize(size, 0);
+    bytes
 }
 
 impl From<EventSet> for Readiness {

@@ -26,7 +26,7 @@ use vhost::vhost_user::{Error as VhostError, Listener};
 use vhost_user_backend::{Error as DaemonError, ShutdownHandle, VhostUserDaemon};
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
-pub use backend::Sources;
+pub use backend::{COMMON_FEATURES, Sources, read_config};
 pub use buffers::Buffers;
 pub use journal::{Journal, Note};
 pub use queue::{Chain, Memory, Queue};
