@@ -1,10 +1,6 @@
 //! The device: a queue of free pages, and two that it needs no chain of.
 
-use std::io;
-use std::os::fd::AsFd;
-
-use device::serve::{Device, Event, Queue, Sources};
-use nix::sys::eventfd::{EfdFlags, EventFd};
+use device::serve::{Device, Event, Queue};
 
 /// `VIRTIO_BALLOON_F_REPORTING` (virtio 1.2, section 5.5.3).
 const REPORTING: u64 = 1 << 5;
@@ -20,25 +16,8 @@ const CONFIG_SIZE: usize = 16;
 /// Chains taken from a queue before other events have their turn.
 const TURN: usize = 128;
 
-/// The only one of [`Sources`]: there is more to do.
-const AGAIN: u16 = 0;
-
 /// A virtio balloon device.
-pub struct Balloon {
-    again: EventFd,
-}
-
-impl Balloon {
-    /// A device.
-    ///
-    /// # Errors
-    /// If there are no descriptors left.
-    pub fn new() -> io::Result<Self> {
-        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
-        let again = EventFd::from_value_and_flags(0, flags)?;
-        Ok(Self { again })
-    }
-}
+pub struct Balloon;
 
 /// Takes what is in a queue; whether there may be more.
 fn serve(queue: &mut Queue<'_>, reports: bool) -> bool {
@@ -69,20 +48,13 @@ impl Device for Balloon {
         vec![0; CONFIG_SIZE]
     }
 
-    fn attach(&mut self, sources: Sources) -> io::Result<()> {
-        sources.add(self.again.as_fd(), AGAIN)
-    }
-
     fn reset(&mut self) {}
 
-    fn process(&mut self, _event: Event, queues: &mut [Queue<'_>]) {
+    fn process(&mut self, _event: Event, queues: &mut [Queue<'_>]) -> bool {
         let mut unfinished = false;
         for (index, queue) in queues.iter_mut().enumerate() {
             unfinished |= serve(queue, index == REPORTING_QUEUE);
         }
-        if unfinished {
-            // Each write is an edge, whether it was read or not.
-            let _ = self.again.write(1);
-        }
+        unfinished
     }
 }

@@ -1,6 +1,5 @@
 //! The process: what it is started with on one side, the device on the other.
 
-use std::io;
 use std::os::fd::OwnedFd;
 
 use device::serve::Server;
@@ -17,9 +16,6 @@ pub enum Error {
     /// What it was started with.
     #[error("the balloon device was started without what it needs")]
     Resources(#[from] handoff::Error),
-    /// The operating system.
-    #[error("the balloon device cannot start")]
-    System(#[from] io::Error),
     /// vhost-user.
     #[error("the balloon device cannot be served")]
     Serve(#[from] device::serve::Error),
@@ -43,7 +39,6 @@ impl Builder for Process {
     }
 
     fn serve(self, _jail: Confined, control: Channel) -> Result<(), Error> {
-        let device = Balloon::new()?;
-        Ok(Server::new(device, self.listener)?.serve_supervised(control)?)
+        Ok(Server::new(Balloon, self.listener)?.serve_supervised(control)?)
     }
 }

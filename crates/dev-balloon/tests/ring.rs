@@ -32,9 +32,7 @@ fn start() -> Driver {
     let listener = OwnedFd::from(UnixListener::bind(&path).unwrap());
     let socket = UnixStream::connect(&path).unwrap();
     // It ends with the driver's connection.
-    std::thread::spawn(move || {
-        Server::new(Balloon::new().unwrap(), listener).and_then(Server::serve)
-    });
+    std::thread::spawn(move || Server::new(Balloon, listener).and_then(Server::serve));
     let setup = Setup {
         queues: &[128; 3],
         features: REPORTING | F_EVENT_IDX,

@@ -1,11 +1,9 @@
 //! The device: request queues, and the disk behind them.
 
 use std::io;
-use std::os::fd::AsFd;
 
-use device::serve::{Buffers, Chain, Device, Event, Memory, Queue, Sources};
+use device::serve::{Buffers, Chain, Device, Event, Memory, Queue};
 use nix::errno::Errno;
-use nix::sys::eventfd::{EfdFlags, EventFd};
 use smallvec::SmallVec;
 use wire::block::Config as Words;
 
@@ -23,9 +21,6 @@ const TOGETHER_BYTES: usize = 1 << 18;
 
 /// Requests taken from a queue before other events have their turn.
 const TURN: usize = 128;
-
-/// The only one of [`Sources`]: there is more to do.
-const AGAIN: u16 = 0;
 
 /// Buffers of a request: a chain has at most as many descriptors as its queue has entries, and one each
 /// is the header's and the status's.
@@ -45,7 +40,6 @@ pub struct Block {
     disk: Disk,
     /// What the driver agreed to.
     features: u64,
-    again: EventFd,
 }
 
 /// Requests that are done, and the driver does not know yet.
@@ -53,17 +47,13 @@ type Done = SmallVec<[(Chain, u32); TOGETHER]>;
 
 impl Block {
     /// A device that serves `disk`, which was made with the same configuration.
-    ///
-    /// # Errors
-    /// If there are no descriptors left.
-    pub fn new(config: Config, disk: Disk) -> io::Result<Self> {
-        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
-        Ok(Self {
+    #[must_use]
+    pub const fn new(config: Config, disk: Disk) -> Self {
+        Self {
             config,
             disk,
             features: 0,
-            again: EventFd::from_value_and_flags(0, flags)?,
-        })
+        }
     }
 
     fn rules(&self) -> Rules {
@@ -229,17 +219,13 @@ impl Device for Block {
         space
     }
 
-    fn attach(&mut self, sources: Sources) -> io::Result<()> {
-        sources.add(self.again.as_fd(), AGAIN)
-    }
-
     fn negotiated(&mut self, features: u64) {
         self.features = features;
     }
 
     fn reset(&mut self) {}
 
-    fn process(&mut self, event: Event, queues: &mut [Queue<'_>]) {
+    fn process(&mut self, event: Event, queues: &mut [Queue<'_>]) -> bool {
         let mut unfinished = false;
         match event {
             Event::Queue(index) => {
@@ -247,15 +233,12 @@ impl Device for Block {
                     unfinished = self.serve(queue);
                 }
             }
-            Event::Source(..) => {
+            Event::Again | Event::Source(..) => {
                 for queue in queues {
                     unfinished |= self.serve(queue);
                 }
             }
         }
-        if unfinished {
-            // Each write is an edge, whether it was read or not.
-            let _ = self.again.write(1);
-        }
+        unfinished
     }
 }

@@ -60,7 +60,7 @@ impl Builder for Process {
     }
 
     fn serve(self, _jail: Confined, control: Channel) -> Result<(), Error> {
-        let device = Block::new(self.config, self.disk)?;
+        let device = Block::new(self.config, self.disk);
         Ok(Server::new(device, self.listener)?.serve_supervised(control)?)
     }
 }

@@ -2,10 +2,8 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::AsFd;
 
 use device::serve::{Device, Event, Queue, Sources};
-use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::control::{self, Control, Size};
 use crate::port::{Arrived, Port};
@@ -27,13 +25,9 @@ const TURN: usize = 128;
 /// The most bytes of one chain of the guest's that are passed on.
 const LONGEST_CHAIN: usize = 1 << 16;
 
-/// Of [`Sources`]: there is more to do. The ports come after it.
-const AGAIN: u16 = 0;
-
 /// A virtio console device.
 pub struct Console {
     ports: Vec<Wired>,
-    again: EventFd,
 }
 
 /// A port, and what is on its way to the guest.
@@ -49,21 +43,17 @@ struct Wired {
 
 impl Console {
     /// A device with these ports.
-    ///
-    /// # Errors
-    /// If there are no descriptors left.
-    pub fn new(ports: Vec<Port>) -> io::Result<Self> {
-        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+    #[must_use]
+    pub fn new(ports: Vec<Port>) -> Self {
         let wired = |port| Wired {
             port,
             held: VecDeque::new(),
             size: None,
             is_gone: false,
         };
-        Ok(Self {
+        Self {
             ports: ports.into_iter().map(wired).collect(),
-            again: EventFd::from_value_and_flags(0, flags)?,
-        })
+        }
     }
 
     /// Answers what the driver says of the ports. What there is no room to answer waits in its queue.
@@ -204,9 +194,7 @@ impl Device for Console {
     }
 
     fn attach(&mut self, sources: Sources) -> io::Result<()> {
-        sources.add(self.again.as_fd(), AGAIN)?;
-        let tokens = AGAIN.saturating_add(1)..;
-        let mut ports = tokens.zip(&self.ports);
+        let mut ports = (0..).zip(&self.ports);
         ports.try_for_each(|(token, wired)| sources.add(wired.port.as_fd(), token))
     }
 
@@ -216,7 +204,7 @@ impl Device for Console {
         }
     }
 
-    fn process(&mut self, _event: Event, queues: &mut [Queue<'_>]) {
+    fn process(&mut self, _event: Event, queues: &mut [Queue<'_>]) -> bool {
         let mut unfinished = self.converse(queues);
         for (index, wired) in self.ports.iter_mut().enumerate() {
             let first = receive_queue(index);
@@ -233,9 +221,6 @@ impl Device for Console {
                 }
             }
         }
-        if unfinished {
-            // Each write is an edge, whether it was read or not.
-            let _ = self.again.write(1);
-        }
+        unfinished
     }
 }

@@ -65,7 +65,7 @@ impl Builder for Process {
     }
 
     fn serve(self, _jail: Confined, control: Channel) -> Result<(), Error> {
-        let device = Console::new(self.ports)?;
+        let device = Console::new(self.ports);
         Ok(Server::new(device, self.listener)?.serve_supervised(control)?)
     }
 }

@@ -53,7 +53,7 @@ impl Guest {
             hosts.push(UnixStream::from(ours));
             Port::new(name.to_owned(), theirs)
         });
-        let console = Console::new(ports.into()).unwrap();
+        let console = Console::new(ports.into());
         // It ends with the driver's connection.
         std::thread::spawn(move || {
             Server::new(console, OwnedFd::from(listener)).and_then(Server::serve)

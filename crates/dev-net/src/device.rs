@@ -239,12 +239,13 @@ impl Device for Net {
         self.backend.reset();
     }
 
-    fn process(&mut self, event: Event, queues: &mut [Queue<'_>]) {
+    fn process(&mut self, event: Event, queues: &mut [Queue<'_>]) -> bool {
         let now = Instant::now();
         self.sending.refill(now);
         self.receiving.refill(now);
         let mut unfinished = false;
         match event {
+            Event::Again => {}
             Event::Source(CLOCK, _) => {
                 self.set = None;
                 unfinished = self.transmit_all(queues, now) == Pass::Unfinished;
@@ -270,5 +271,7 @@ impl Device for Net {
         }
         unfinished |= self.receive(queues, now) == Pass::Unfinished;
         self.set_clock(unfinished, now);
+        // Its clock calls it, if there is.
+        false
     }
 }

@@ -13,7 +13,7 @@ use wire::vsock::{ACCEPTED, Stream};
 
 use crate::backend::{Connection, Key, prepare};
 use crate::config::Config;
-use crate::inbox::{Inbox, Wake};
+use crate::inbox::Inbox;
 use crate::journal::{Journal, MAX_RESETS};
 use crate::request::{Header, MAX_PAYLOAD, Op, Verdict, judge};
 use crate::table::Table;
@@ -31,10 +31,9 @@ const RECEIVE_BUDGET: usize = 64;
 /// Receive buffers to fill with one read.
 const MAX_APPETITE: usize = 32;
 
-/// [`Sources`] tokens: connection requests, unfinished work, then the connections' slots.
+/// [`Sources`] tokens: connection requests, then the connections' slots.
 const INBOX: u16 = 0;
-const MORE: u16 = 1;
-const FIRST_SLOT: u16 = 2;
+const FIRST_SLOT: u16 = 1;
 
 /// A virtio socket device.
 pub struct Vsock {
@@ -48,7 +47,6 @@ pub struct Vsock {
     touched: Option<u16>,
     inbox: Arc<Inbox>,
     accepted: SyncSender<Accepted>,
-    more: Wake,
 }
 
 /// What a device has from the one before it. Without one, the journal is empty and there are no
@@ -102,7 +100,6 @@ impl Vsock {
             touched: None,
             inbox,
             accepted,
-            more: Wake::new()?,
         })
     }
 
@@ -598,7 +595,6 @@ impl Device for Vsock {
 
     fn attach(&mut self, sources: Sources) -> io::Result<()> {
         sources.add(self.inbox.wake().as_fd(), INBOX)?;
-        sources.add(self.more.as_fd(), MORE)?;
         self.sources = Some(sources);
         Ok(())
     }
@@ -610,17 +606,16 @@ impl Device for Vsock {
         }
     }
 
-    fn process(&mut self, event: Event, queues: &mut [Queue<'_>]) {
+    fn process(&mut self, event: Event, queues: &mut [Queue<'_>]) -> bool {
         let [receive, transmit, ..] = queues else {
-            return;
+            return false;
         };
         if !self.resume(receive, transmit) {
-            return;
+            return false;
         }
         match event {
-            Event::Queue(_) => {}
+            Event::Queue(_) | Event::Again => {}
             Event::Source(INBOX, _) => self.connect_wanted(),
-            Event::Source(MORE, _) => self.more.clear(),
             Event::Source(token, readiness) => {
                 self.note_readiness(token.saturating_sub(FIRST_SLOT), readiness);
             }
@@ -629,10 +624,7 @@ impl Device for Vsock {
         let stalled = self.journal.resets() >= MAX_RESETS;
         let sent = self.receive(receive);
         let relieved = stalled && self.journal.resets() < MAX_RESETS;
-        // Go round again, but let other events have their turn.
-        if taken == Pass::Unfinished || sent == Pass::Unfinished || relieved {
-            self.more.wake();
-        }
+        taken == Pass::Unfinished || sent == Pass::Unfinished || relieved
     }
 }
 

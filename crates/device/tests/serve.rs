@@ -6,13 +6,13 @@
     reason = "the tests' numbers are small"
 )]
 
-use std::io::{self, Read, Write};
+use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use device::serve::{Device, Error, Event, Queue, Server, Sources, Stopper};
+use device::serve::{Device, Error, Event, Queue, Server, Stopper};
 use vq_driver::{Buffer, Driver, F_EVENT_IDX, F_VERSION_1, Setup};
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -33,13 +33,9 @@ impl Device for Shout {
         vec![1, 2, 3]
     }
 
-    fn attach(&mut self, _sources: Sources) -> io::Result<()> {
-        Ok(())
-    }
-
     fn reset(&mut self) {}
 
-    fn process(&mut self, _event: Event, queues: &mut [Queue<'_>]) {
+    fn process(&mut self, _event: Event, queues: &mut [Queue<'_>]) -> bool {
         for queue in queues {
             let memory = queue.memory();
             while let Some(chain) = queue.pop() {
@@ -54,6 +50,7 @@ impl Device for Shout {
                 queue.push(&chain, text.len() as u32);
             }
         }
+        false
     }
 }
 

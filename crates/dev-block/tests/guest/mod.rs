@@ -84,7 +84,7 @@ impl Host {
         let socket = UnixStream::connect(&path).unwrap();
         let checked = config.clone().try_into().unwrap();
         let disk = Disk::new(&checked, files).unwrap();
-        let block = Block::new(checked, disk).unwrap();
+        let block = Block::new(checked, disk);
         let server = std::thread::spawn(move || {
             Server::new(block, OwnedFd::from(listener)).and_then(Server::serve)
         });

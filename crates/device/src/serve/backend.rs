@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use vhost::vhost_user::message::VhostUserProtocolFeatures;
 use vhost_user_backend::{VhostUserBackend, VringEpollHandler, VringT};
 use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
@@ -56,6 +57,8 @@ struct Inner<D> {
 
 pub(super) struct Backend<D> {
     inner: Mutex<Inner<D>>,
+    /// Makes the loop call the device again.
+    again: EventFd,
     memory: GuestMemoryAtomic<GuestMemoryMmap<()>>,
     config: Vec<u8>,
     features: u64,
@@ -63,9 +66,14 @@ pub(super) struct Backend<D> {
 }
 
 impl<D: Device> Backend<D> {
-    pub(super) fn new(device: D, memory: GuestMemoryAtomic<GuestMemoryMmap<()>>) -> Self {
+    pub(super) fn new(
+        device: D,
+        memory: GuestMemoryAtomic<GuestMemoryMmap<()>>,
+    ) -> io::Result<Self> {
         let queue_sizes = device.queue_sizes();
-        Self {
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        Ok(Self {
+            again: EventFd::from_value_and_flags(0, flags)?,
             config: device.config(),
             features: device.features() | COMMON_FEATURES,
             memory,
@@ -75,14 +83,16 @@ impl<D: Device> Backend<D> {
                 device,
             }),
             queue_sizes,
-        }
+        })
     }
 
     /// Lets the device add sources to `handler`'s loop.
     pub(super) fn attach(&self, handler: &Arc<Handler<D>>) -> io::Result<()> {
+        let again = u64::from(self.again_token());
+        let edges = EventSet::IN | EventSet::EDGE_TRIGGERED;
+        handler.register_listener(self.again.as_raw_fd(), edges, again)?;
         let handler: Weak<Handler<D>> = Arc::downgrade(handler);
-        // Tokens up to the number of queues are the loop's own: the device's follow.
-        let first = self.first_token();
+        let first = self.again_token().saturating_add(1);
         let register = move |fd: BorrowedFd<'_>, token: u16, add: bool| {
             let handler = handler.upgrade().ok_or(io::ErrorKind::BrokenPipe)?;
             let data = u64::from(token).saturating_add(u64::from(first));
@@ -99,7 +109,8 @@ impl<D: Device> Backend<D> {
         })
     }
 
-    fn first_token(&self) -> u16 {
+    /// Tokens up to the number of queues are the loop's own; those after this one the device's.
+    fn again_token(&self) -> u16 {
         u16::try_from(self.queue_sizes.len())
             .unwrap_or(u16::MAX)
             .saturating_add(1)
@@ -131,9 +142,13 @@ impl<D: Device> Backend<D> {
         if at_rest && anew == Some(true) {
             inner.device.reset();
         }
-        inner.device.process(event, &mut queues);
+        let unfinished = inner.device.process(event, &mut queues);
         for queue in &mut queues {
             queue.notify();
+        }
+        if unfinished {
+            // Each write is an edge, whether it was read or not.
+            let _ = self.again.write(1);
         }
     }
 }
@@ -201,9 +216,10 @@ impl<D: Device> VhostUserBackend for Backend<D> {
         vrings: &[Vring],
         _thread_id: usize,
     ) -> io::Result<()> {
-        let event = match device_event.checked_sub(self.first_token()) {
+        let event = match device_event.checked_sub(self.again_token()) {
             None => Event::Queue(device_event.into()),
-            Some(token) => Event::Source(token, Readiness::from(readiness)),
+            Some(0) => Event::Again,
+            Some(token) => Event::Source(token.saturating_sub(1), Readiness::from(readiness)),
         };
         self.call(event, vrings);
         Ok(())

@@ -38,6 +38,8 @@ pub use virtio_queue::{Reader, Writer};
 pub enum Event {
     /// The driver kicked this queue, or it has just been started.
     Queue(usize),
+    /// The device had more to do, and others have had their turn.
+    Again,
     /// A source's readiness changed; its token.
     Source(u16, Readiness),
 }
@@ -68,11 +70,13 @@ pub trait Device: Send + 'static {
     /// The configuration space.
     fn config(&self) -> Vec<u8>;
 
-    /// Called once, before all else: `sources` is for the device to keep.
+    /// Called once, before all else: `sources`, for its own descriptors, is for the device to keep.
     ///
     /// # Errors
     /// Whatever keeps the device from starting.
-    fn attach(&mut self, sources: Sources) -> io::Result<()>;
+    fn attach(&mut self, _sources: Sources) -> io::Result<()> {
+        Ok(())
+    }
 
     /// The driver chose these of the offered feature bits. It is called before any queue is live,
     /// and again when a driver takes over.
@@ -83,8 +87,9 @@ pub trait Device: Send + 'static {
 
     /// Something happened. `queues` has one entry for each of [`Device::queue_sizes`]; the driver
     /// is notified of chains that were pushed when this returns. It should do a bounded amount
-    /// of work: other events wait.
-    fn process(&mut self, event: Event, queues: &mut [Queue<'_>]);
+    /// of work: other events wait. Whether there is more to do: then it is called with
+    /// [`Event::Again`].
+    fn process(&mut self, event: Event, queues: &mut [Queue<'_>]) -> bool;
 }
 
 /// A device that failed to be served.
@@ -145,7 +150,8 @@ impl<D: Device> Server<D> {
     /// [`Error::Setup`] or [`Error::Attach`].
     pub fn new(device: D, listener: OwnedFd) -> Result<Self, Error> {
         let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
-        let backend = Arc::new(backend::Backend::new(device, memory.clone()));
+        let backend = backend::Backend::new(device, memory.clone()).map_err(Error::Attach)?;
+        let backend = Arc::new(backend);
         let daemon = VhostUserDaemon::new("vhost-user".into(), Arc::clone(&backend), memory)
             .map_err(|error| Error::Setup(error.to_string()))?;
         for handler in daemon.get_epoll_handlers() {
