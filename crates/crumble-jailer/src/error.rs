@@ -9,9 +9,6 @@ pub(crate) type Result<T> = std::result::Result<T, Error>;
 /// Why the program was not started.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    /// The policy is wrong.
-    #[error("{0}")]
-    Policy(policy_table::Error),
     /// A file cannot be used.
     #[error("cannot {what} {path}")]
     File {
@@ -19,18 +16,12 @@ pub(crate) enum Error {
         path: PathBuf,
         source: io::Error,
     },
-    /// There is no such program.
-    #[error("there is no program `{0}`; give its path, or add its directory to PATH")]
-    NoProgram(String),
     /// Two things want the same number.
     #[error("two descriptors have the number {0}")]
     Number(i32),
-    /// A text that a program cannot be given.
-    #[error("`{0}` contains a null character")]
-    Null(String),
-    /// Something ran out.
-    #[error("cannot {0}")]
-    System(&'static str, #[source] io::Error),
+    /// The program or its policy.
+    #[error(transparent)]
+    Foreign(#[from] foreign::Error),
     /// The jail.
     #[error(transparent)]
     Jail(#[from] jailer::Error),

@@ -9,9 +9,7 @@
 
 mod arguments;
 mod error;
-mod inner;
 mod outer;
-mod rules;
 
 use std::env;
 use std::process::ExitCode;
@@ -26,8 +24,8 @@ const NOT_STARTED: u8 = 125;
 
 fn main() -> ExitCode {
     let title = env::args().next().unwrap_or_default();
-    let done: Result<u8> = match title.starts_with(outer::TITLE) {
-        true => Err(inner::run()),
+    let done: Result<u8> = match title.starts_with(foreign::TITLE) {
+        true => Err(foreign::become_program().into()),
         false => outer::run(Arguments::parse()),
     };
     done.map_or_else(

@@ -2,74 +2,40 @@
 //! namespaces, and waits.
 
 use std::collections::BTreeSet;
-use std::env;
-use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, stderr, stdin, stdout};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use foreign::{Command, Foreign, TITLE};
 use handoff::Channel;
 use jailer::{Exit, Launch};
-use policy::Policy;
 use rustix::fs::{Mode, OFlags};
-use serde::{Deserialize, Serialize};
 
 use crate::arguments::{Arguments, Descriptor, Open};
 use crate::error::{Error, Result, file};
-use crate::rules::{self, Sources};
-
-/// How the other half knows that it is that.
-pub(crate) const TITLE: &str = "crumble-jailer: ";
-
-/// The name of the program's file among the descriptors.
-pub(crate) const PROGRAM: &str = "program";
-
-/// What the other half is told. The descriptors are named by their numbers.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Config {
-    pub(crate) name: String,
-    pub(crate) sources: Sources,
-    pub(crate) trace: bool,
-    pub(crate) argv: Vec<Vec<u8>>,
-    pub(crate) env: Vec<Vec<u8>>,
-}
 
 /// Does what the command line says; the exit code.
 pub(crate) fn run(arguments: Arguments) -> Result<u8> {
-    let sources = rules::sources(&arguments.policy)?;
-    let name = arguments.policy.file_stem().unwrap_or_default();
-    let name = name.to_string_lossy().into_owned();
-    let policy = rules::policy(&rules::table(&sources)?, &name, arguments.trace)?;
     if arguments.print {
-        print!("{policy}");
+        print!("{}", Foreign::policy(&arguments.policy)?);
         return Ok(0);
     }
-    let config = Config {
-        sources,
+    let foreign = Foreign::open(Command {
+        policy: &arguments.policy,
+        argv: &arguments.program,
+        env: &arguments.env,
         trace: arguments.trace,
-        argv: arguments.program.iter().map(bytes).collect(),
-        env: arguments.env.iter().map(bytes).collect(),
-        name,
-    };
-    let program = arguments.program.first().map(OsString::as_os_str);
-    let program = find(program.unwrap_or_default())?;
-    let opened = File::open(&program).map_err(file("open the program", &program))?;
+    })?;
     let fds = open_all(&arguments.fds)?;
     let (channel, theirs) = Channel::pair()?;
     let own = "/proc/self/exe";
     let own = File::open(own).map_err(file("open this program's own file", own))?;
-    // The other half sets the limits, when it needs no more than the program.
-    let unlimited = Policy {
-        limits: &[],
-        ..*policy
-    };
     let mut process = jailer::spawn(Launch {
-        policy: Box::leak(Box::new(unlimited)),
+        policy: foreign.unlimited(),
         program: own.as_fd(),
-        title: &format!("{TITLE}{}", config.name),
+        title: &format!("{TITLE}{}", foreign.name()),
         stderr: stderr().as_fd(),
         channel: theirs,
     })?;
@@ -77,17 +43,13 @@ pub(crate) fn run(arguments: Arguments) -> Result<u8> {
     let mut resources = vec![
         ("0".to_owned(), input.as_fd()),
         ("1".to_owned(), output.as_fd()),
-        (PROGRAM.to_owned(), opened.as_fd()),
+        foreign.resource(),
     ];
     resources.extend(fds.iter().map(named));
-    handoff::start(&channel, &config, &resources)?;
+    handoff::start(&channel, foreign.config(), &resources)?;
     drop(channel);
     let exit = process.wait(None)?;
     Ok(code(exit))
-}
-
-fn bytes(text: &OsString) -> Vec<u8> {
-    text.as_bytes().to_vec()
 }
 
 fn named((number, fd): &(i32, OwnedFd)) -> (String, BorrowedFd<'_>) {
@@ -102,18 +64,6 @@ fn code(exit: Option<Exit>) -> u8 {
         None => i32::from(crate::NOT_STARTED),
     };
     u8::try_from(code).unwrap_or(u8::MAX)
-}
-
-/// Looks a program up as a shell does.
-fn find(program: &OsStr) -> Result<PathBuf> {
-    if program.as_bytes().contains(&b'/') {
-        return Ok(PathBuf::from(program));
-    }
-    let path = env::var_os("PATH").unwrap_or_default();
-    let found = env::split_paths(&path).map(|directory| directory.join(program));
-    let mut found = found.filter(|path| path.is_file());
-    let name = || program.to_string_lossy().into_owned();
-    found.next().ok_or_else(|| Error::NoProgram(name()))
 }
 
 fn open_all(wanted: &[Descriptor]) -> Result<Vec<(i32, OwnedFd)>> {

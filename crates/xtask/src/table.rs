@@ -47,6 +47,12 @@ pub(crate) const HOUSE: &[Row] = &[
     // Processes.
     row("jailer", 1, &["policy", "handoff"], &[]),
     row(
+        "foreign",
+        1,
+        &["handoff", "jailer", "policy", "policy-table"],
+        &[],
+    ),
+    row(
         "vmm",
         1,
         &[
@@ -146,7 +152,7 @@ pub(crate) const HOUSE: &[Row] = &[
     row(
         "crumble-jailer",
         4,
-        &["handoff", "jailer", "policy", "policy-table", "wire"],
+        &["foreign", "handoff", "jailer", "wire"],
         &[],
     ),
     row(

@@ -12,7 +12,7 @@ use policy::{
 };
 use policy_table::{Entry, Table};
 
-use crate::error::{Error, Result};
+use crate::{Error, Result, file};
 
 /// The texts of a policy's file and of those that it includes, by name.
 pub(crate) type Sources = BTreeMap<String, String>;
@@ -38,7 +38,7 @@ const BUILT_IN: [(&str, &str); 3] = [
 
 /// Reads a policy's file and what it includes, and checks them.
 pub(crate) fn sources(path: &Path) -> Result<Sources> {
-    let own = fs::read_to_string(path).map_err(crate::error::file("read the policy", path))?;
+    let own = fs::read_to_string(path).map_err(file("read the policy", path))?;
     let taken = RefCell::new(Sources::from([(OWN.to_owned(), own)]));
     let load = |name: &str| {
         if let Some(text) = taken.borrow().get(name) {

@@ -8,15 +8,16 @@ use jailer::{Access, Program};
 use policy_table::{Call, Entry, Table};
 use rustix::io::fcntl_dupfd_cloexec;
 
-use crate::error::{Error, Result};
-use crate::outer::{Config, PROGRAM};
-use crate::rules;
+use crate::outside::{Config, FILE};
+use crate::{Error, Result, rules};
 
 /// Above the numbers that a program may ask for.
 const PARKING: i32 = 64;
 
-/// It returns only if it fails.
-pub(crate) fn run() -> Error {
+/// Takes what the half outside has prepared, closes the jail around this process, which must have one
+/// thread, and executes the program. It returns only if that fails.
+#[must_use]
+pub fn become_program() -> Error {
     let launched = match handoff::launched::<Config>() {
         Ok(launched) => launched,
         Err(error) => return error.into(),
@@ -27,15 +28,15 @@ pub(crate) fn run() -> Error {
         // Its socket is open until the execution: nobody waits for an answer.
         answer: _answer,
     } = launched;
-    become_program(&config, &mut resources).unwrap_or_else(|error| error)
+    execute(&config, &mut resources).unwrap_or_else(|error| error)
 }
 
-fn become_program(config: &Config, resources: &mut Resources) -> Result<Error> {
-    let file = park(resources.take(PROGRAM)?)?;
+fn execute(config: &Config, resources: &mut Resources) -> Result<Error> {
+    let file = park(resources.take(FILE)?)?;
     let names: Vec<String> = resources.names().map(str::to_owned).collect();
     let mut descriptors = Vec::new();
     for name in names {
-        let number = name.parse().map_err(|_| Error::Null(name.clone()))?;
+        let number = name.parse().map_err(|_| Error::Number(name.clone()))?;
         descriptors.push((park(resources.take(&name)?)?, number));
     }
     let mut table = rules::table(&config.sources)?;
