@@ -1,6 +1,6 @@
 //! Devices whose back ends are somebody else's.
 
-use std::{fmt, path::PathBuf, str::FromStr};
+use std::{collections::BTreeMap, fmt, path::PathBuf, str::FromStr};
 
 use crate::Error;
 
@@ -46,6 +46,25 @@ impl Kind {
 
     const FS: u16 = 26;
     const SOCKET: u16 = 19;
+
+    /// The kind of this name or virtio device id, or why there is none.
+    fn find(word: &str) -> Result<Self, String> {
+        let named = Self::ALL.iter().find(|kind| kind.name == word);
+        match (named, word.parse()) {
+            (Some(kind), _) => Ok(*kind),
+            (None, Ok(Self::SOCKET)) => {
+                Err("a machine has a socket device, and Linux takes no second".to_owned())
+            }
+            (None, Ok(virtio_id @ 1..=63)) => Ok(kind("", virtio_id, 1)),
+            _ => {
+                let names: Vec<_> = Self::ALL.iter().map(|kind| kind.name).collect();
+                let names = names.join(", ");
+                Err(format!(
+                    "there is no kind \"{word}\", but {names}, and virtio's ids"
+                ))
+            }
+        }
+    }
 }
 
 const fn kind(name: &'static str, virtio_id: u16, queues: u16) -> Kind {
@@ -56,20 +75,153 @@ const fn kind(name: &'static str, virtio_id: u16, queues: u16) -> Kind {
     }
 }
 
-/// A device whose vhost-user back end listens on a socket of the host.
+/// A device whose vhost-user back end is a program of somebody else's.
 ///
-/// It is not in a jail of ours, and it can read and write all of the guest's memory, as any vhost-user
-/// back end.
+/// It can read and write all of the guest's memory, as any vhost-user back end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct External {
     /// The virtio device id, 1 to 63.
     pub virtio_id: u16,
-    /// Where its back end listens.
-    pub socket: PathBuf,
+    /// What serves it.
+    pub back_end: BackEnd,
     /// The size of each queue, a power of two up to 32768.
     pub queues: Vec<u16>,
     /// What the guest calls a file system, at most 36 bytes.
     pub tag: Option<String>,
+    /// The back end uses its queues in order and keeps nothing else that matters: when it has ended, another
+    /// may go on where the used rings end.
+    pub in_order: bool,
+}
+
+/// Who serves a device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BackEnd {
+    /// Whoever listens on this socket, in no jail of ours.
+    Socket(PathBuf),
+    /// A program that is started for the machine, in a jail.
+    Program(Program),
+}
+
+/// A program that is a back end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Program {
+    /// It and its arguments. `{fd}` in one of them is the number of the socket on which it is to take its front
+    /// end's connection, `{NAME}` that of a file.
+    command: Vec<String>,
+    /// What it may do, as of `crumble-jailer`.
+    pub policy: PathBuf,
+    /// Its environment.
+    pub env: BTreeMap<String, String>,
+    /// Files that are opened for it.
+    pub files: BTreeMap<String, Opened>,
+}
+
+/// A file that is opened for a program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Opened {
+    /// The file, or directory.
+    pub path: PathBuf,
+    /// It may be written.
+    pub writable: bool,
+}
+
+/// What of a device's shape is not as with most of its kind.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Shape {
+    /// How many queues it has, 1 to 64.
+    pub queues: Option<u16>,
+    /// The size of each, a power of two up to 32768.
+    pub size: Option<u16>,
+    /// [`External::tag`].
+    pub tag: Option<String>,
+    /// [`External::in_order`].
+    pub in_order: bool,
+}
+
+impl Program {
+    /// The descriptor of the socket that it listens on; those of its files are the next, in the order of
+    /// their names.
+    pub const FIRST_FD: u32 = 3;
+
+    /// What stands for that in its arguments.
+    const SOCKET: &str = "fd";
+
+    /// How many files it may be given.
+    const MOST_FILES: usize = 60;
+
+    /// A program with this command.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the command is empty, says nowhere where `{fd}` goes, or names a file that is not
+    /// among `files`.
+    pub fn new(
+        command: Vec<String>,
+        policy: PathBuf,
+        env: BTreeMap<String, String>,
+        files: BTreeMap<String, Opened>,
+    ) -> Result<Self, Error> {
+        let given = command.first().cloned().unwrap_or_default();
+        let wrong = |reason: String| Error::Device {
+            given: given.clone(),
+            reason,
+        };
+        if given.is_empty() {
+            return Err(wrong("its command is empty".to_owned()));
+        }
+        if files.len() > Self::MOST_FILES || files.contains_key(Self::SOCKET) {
+            let most = Self::MOST_FILES;
+            return Err(wrong(format!(
+                "it may have {most} files, and none of them is called \"fd\""
+            )));
+        }
+        let named: Vec<_> = command.iter().flat_map(|word| names(word)).collect();
+        if !named.contains(&Self::SOCKET) {
+            return Err(wrong(
+                "none of its arguments says {fd}, which is the socket that it is to listen on"
+                    .to_owned(),
+            ));
+        }
+        let known = |name: &&str| *name == Self::SOCKET || files.contains_key(*name);
+        if let Some(name) = named.into_iter().find(|name| !known(name)) {
+            return Err(wrong(format!("{{{name}}} is none of its files")));
+        }
+        Ok(Self {
+            command,
+            policy,
+            env,
+            files,
+        })
+    }
+
+    /// Its command, with the numbers of its descriptors.
+    #[must_use]
+    pub fn command(&self) -> Vec<String> {
+        let names = [Self::SOCKET].into_iter();
+        let names = names.chain(self.files.keys().map(String::as_str));
+        let numbers: Vec<_> = names
+            .zip(Self::FIRST_FD..)
+            .map(|(name, number)| (format!("{{{name}}}"), number.to_string()))
+            .collect();
+        let fill = |word: &String| {
+            let mut word = word.clone();
+            for (name, number) in &numbers {
+                word = word.replace(name, number);
+            }
+            word
+        };
+        self.command.iter().map(fill).collect()
+    }
+}
+
+/// What stands in braces in a word and could be a name.
+fn names(word: &str) -> impl Iterator<Item = &str> {
+    let inside = word.split('{').skip(1);
+    let inside = inside.filter_map(|rest| rest.split_once('}'));
+    let could = |name: &str| {
+        let byte = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+        !name.is_empty() && name.bytes().all(byte)
+    };
+    inside.map(|(name, _)| name).filter(move |name| could(name))
 }
 
 impl External {
@@ -81,6 +233,49 @@ impl External {
 
     /// Bytes of a file system's tag (virtio 1.2, section 5.11.4).
     const TAG: usize = 36;
+
+    /// A device of a kind: a name of [`Kind::ALL`], or a virtio device id.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if there is no such kind, or a device of it has no such shape.
+    pub fn new(kind: &str, back_end: BackEnd, shape: Shape) -> Result<Self, Error> {
+        let wrong = |reason: String| Error::Device {
+            given: kind.to_owned(),
+            reason,
+        };
+        let kind = Kind::find(kind).map_err(wrong)?;
+        let is_fs = kind.virtio_id == Kind::FS;
+        match &shape.tag {
+            None if is_fs => return Err(wrong("a file system needs a tag".to_owned())),
+            Some(tag) if !is_fs || !(1..=Self::TAG).contains(&tag.len()) => {
+                return Err(wrong(format!(
+                    "tag={tag}: a file system has a tag, of {} bytes at most",
+                    Self::TAG
+                )));
+            }
+            _ => {}
+        }
+        let count = shape.queues.unwrap_or(kind.queues);
+        if !(1..=Self::MOST_QUEUES).contains(&count) {
+            return Err(wrong(format!(
+                "queues={count}: a device has 1 to {} queues",
+                Self::MOST_QUEUES
+            )));
+        }
+        let size = shape.size.unwrap_or(Self::QUEUE_SIZE);
+        if !size.is_power_of_two() {
+            return Err(wrong(format!(
+                "size={size}: the size of a queue is a power of two"
+            )));
+        }
+        Ok(Self {
+            virtio_id: kind.virtio_id,
+            back_end,
+            queues: vec![size; count.into()],
+            tag: shape.tag,
+            in_order: shape.in_order,
+        })
+    }
 
     /// What people call a device of this kind.
     #[must_use]
@@ -109,62 +304,45 @@ impl External {
 impl FromStr for External {
     type Err = Error;
 
-    /// `KIND,socket=PATH`, and after that `queues=N`, `size=N` and for a file system `tag=NAME`.
+    /// `KIND,socket=PATH`, and after that `queues=N`, `size=N`, `in-order`, and for a file system `tag=NAME`.
     fn from_str(text: &str) -> Result<Self, Error> {
         let wrong = |reason: String| Error::Device {
             given: text.to_owned(),
             reason,
         };
         let mut words = text.split(',');
-        let word = words.next().unwrap_or_default();
-        let named = Kind::ALL.iter().find(|kind| kind.name == word);
-        let kind = match (named, word.parse()) {
-            (Some(kind), _) => *kind,
-            (None, Ok(virtio_id @ 1..=63)) => kind("", virtio_id, 1),
-            _ => {
-                let names: Vec<_> = Kind::ALL.iter().map(|kind| kind.name).collect();
-                let names = names.join(", ");
-                return Err(wrong(format!(
-                    "there is no kind \"{word}\", but {names}, and virtio's ids"
-                )));
-            }
-        };
-        if kind.virtio_id == Kind::SOCKET {
-            return Err(wrong(
-                "a machine has a socket device, and Linux takes no second".to_owned(),
-            ));
-        }
-        let (mut socket, mut tag) = (None, None);
-        let (mut count, mut size) = (kind.queues, Self::QUEUE_SIZE);
+        let kind = words.next().unwrap_or_default();
+        let mut socket = None;
+        let mut shape = Shape::default();
         for word in words {
             let (key, value) = word.split_once('=').unwrap_or((word, ""));
             match (key, value.parse::<u16>()) {
                 ("socket", _) if !value.is_empty() => socket = Some(PathBuf::from(value)),
-                ("tag", _)
-                    if kind.virtio_id == Kind::FS && (1..=Self::TAG).contains(&value.len()) =>
-                {
-                    tag = Some(value.to_owned());
-                }
-                ("queues", Ok(number @ 1..=Self::MOST_QUEUES)) => count = number,
-                ("size", Ok(number)) if number.is_power_of_two() => size = number,
+                ("tag", _) => shape.tag = Some(value.to_owned()),
+                ("queues", Ok(count)) => shape.queues = Some(count),
+                ("size", Ok(size)) => shape.size = Some(size),
+                ("in-order", _) if word == key => shape.in_order = true,
                 _ => return Err(wrong(format!("\"{word}\" is nothing it takes"))),
             }
         }
-        if kind.virtio_id == Kind::FS && tag.is_none() {
-            return Err(wrong("a file system needs a tag".to_owned()));
-        }
-        Ok(Self {
-            virtio_id: kind.virtio_id,
-            socket: socket.ok_or_else(|| wrong("its socket is missing".to_owned()))?,
-            queues: vec![size; count.into()],
-            tag,
-        })
+        // A kind that is wrong is said before a socket that is missing.
+        let socket = socket.ok_or_else(|| match Kind::find(kind) {
+            Ok(_) => wrong("its socket is missing".to_owned()),
+            Err(reason) => wrong(reason),
+        })?;
+        Self::new(kind, BackEnd::Socket(socket), shape)
     }
 }
 
 impl fmt::Display for External {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} at {}", self.kind(), self.socket.display())
+        match &self.back_end {
+            BackEnd::Socket(path) => write!(f, "{} at {}", self.kind(), path.display()),
+            BackEnd::Program(program) => {
+                let name = program.command.first().map_or("", String::as_str);
+                write!(f, "{} by {name}", self.kind())
+            }
+        }
     }
 }
 
@@ -177,7 +355,9 @@ mod tests {
         let rng: External = "rng,socket=/run/rng.sock".parse().unwrap();
         assert_eq!((rng.virtio_id, &*rng.queues), (4, &[256][..]));
         assert_eq!(rng.to_string(), "rng at /run/rng.sock");
-        assert_eq!(rng.config_space(), None);
+        assert_eq!((rng.config_space(), rng.in_order), (None, false));
+        let again: External = "rng,socket=x,in-order".parse().unwrap();
+        assert!(again.in_order);
         let other: External = "44,socket=x,queues=3,size=1024".parse().unwrap();
         assert_eq!((other.virtio_id, other.queues), (44, vec![1024; 3]));
         let fs: External = "fs,socket=a/b,tag=data".parse().unwrap();
@@ -199,6 +379,7 @@ mod tests {
             ("rng", "socket"),
             ("rng,socket=", "socket="),
             ("rng,socket=x,tag=y", "tag=y"),
+            ("rng,socket=x,in-order=yes", "in-order=yes"),
             ("rng,socket=x,size=100", "size=100"),
             ("rng,socket=x,queues=0", "queues=0"),
             ("rng,socket=x,queues=65", "queues=65"),
@@ -210,6 +391,41 @@ mod tests {
         ] {
             let message = text.parse::<External>().unwrap_err().to_string();
             assert!(message.contains(word), "{text}: {message}");
+        }
+    }
+
+    fn program(command: &[&str], files: &[&str]) -> Result<Program, Error> {
+        let command = command.iter().map(|word| (*word).to_owned()).collect();
+        let opened = || Opened {
+            path: "/x".into(),
+            writable: false,
+        };
+        let files = files.iter().map(|name| ((*name).to_owned(), opened()));
+        Program::new(command, "p.toml".into(), BTreeMap::new(), files.collect())
+    }
+
+    #[test]
+    fn a_program_is_told_the_numbers_of_its_descriptors() {
+        let daemon = program(
+            &["d", "--fd={fd}", "{image},{key}", r#"{"a":"{key}"}"#, "{}"],
+            &["key", "image"],
+        );
+        assert_eq!(
+            daemon.unwrap().command(),
+            ["d", "--fd=3", "4,5", r#"{"a":"5"}"#, "{}"]
+        );
+    }
+
+    #[test]
+    fn a_command_that_cannot_be_meant_is_refused() {
+        for (command, files, word) in [
+            (&[][..], &[][..], "empty"),
+            (&["d"], &[], "{fd}"),
+            (&["d", "{fd}", "{image}"], &["img"], "{image}"),
+            (&["d", "{fd}"], &["fd"], "called"),
+        ] {
+            let message = program(command, files).unwrap_err().to_string();
+            assert!(message.contains(word), "{command:?}: {message}");
         }
     }
 }

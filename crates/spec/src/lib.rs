@@ -20,7 +20,7 @@ mod volume;
 
 use std::path::PathBuf;
 
-pub use device::{External, Kind};
+pub use device::{BackEnd, External, Kind, Opened, Program, Shape};
 pub use disk::Disk;
 pub use image::Image;
 pub use init::Init;
