@@ -25,8 +25,11 @@ use wire::{
 };
 
 use crate::{
-    Error, Image, Images, MachineSpec, Published, Share, Terminal, busybox, disks, external, host,
-    images, kept::Kept, network, volumes,
+    Error, Image, Images, MachineSpec, Published, Share, Terminal, busybox, disks,
+    external::{self, Found},
+    host, images,
+    kept::Kept,
+    network, volumes,
 };
 
 /// What the kernel is told. The serial port is there for its last words, so it says nothing else;
@@ -197,12 +200,17 @@ fn furnish(
     if spec.free_page_reporting {
         devices.push(Device::balloon().map_err(supervisor::Error::from)?);
     }
-    let external = spec.external.iter().enumerate();
-    let external = external.map(|(index, device)| external::connect(device, index));
+    let mut external = Vec::new();
+    for (index, device) in spec.external.iter().enumerate() {
+        match external::find(device, index)? {
+            Found::Connected(device) => external.push(device),
+            Found::Program(device) => devices.push(device),
+        }
+    }
     Ok(Furnished {
         setup,
         devices,
-        external: external.collect::<Result<_, _>>()?,
+        external,
         locks,
         config,
         terminal,

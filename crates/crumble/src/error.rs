@@ -62,6 +62,14 @@ pub enum Error {
         /// The system's reason.
         source: io::Error,
     },
+    /// A program that is to be a back end cannot be started in its jail.
+    #[error("cannot start the program of device {device}")]
+    Program {
+        /// The device.
+        device: String,
+        /// What is wrong with the program or its policy.
+        source: foreign::Error,
+    },
     /// Another machine of this name runs.
     #[error("the machine {0} is running; end it first, or give another name")]
     KeptInUse(spec::Name),

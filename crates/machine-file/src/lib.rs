@@ -30,7 +30,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use spec::{Image, MachineSpec};
+use spec::{BackEnd, Image, MachineSpec};
 
 use table::Table;
 
@@ -125,7 +125,8 @@ impl MachineFile {
 fn resolve(spec: &mut MachineSpec, base: &Path) {
     let shares = spec.shares.iter_mut().map(|share| &mut share.host);
     let disks = spec.disks.iter_mut().map(|disk| &mut disk.path);
-    let sockets = spec.external.iter_mut().map(|device| &mut device.socket);
+    let back_ends = spec.external.iter_mut().map(|device| &mut device.back_end);
+    let back_ends = back_ends.flat_map(files);
     let image = match &mut spec.image {
         Image::Directory(path)
         | Image::Layout { path, .. }
@@ -133,9 +134,20 @@ fn resolve(spec: &mut MachineSpec, base: &Path) {
         | Image::DockerArchive { path, .. } => Some(path),
         Image::Host | Image::Busybox | Image::Registry(_) => None,
     };
-    let paths = shares.chain(disks).chain(sockets);
+    let paths = shares.chain(disks).chain(back_ends);
     for path in paths.chain(&mut spec.kernel).chain(image) {
         *path = base.join(&path);
+    }
+}
+
+/// The files that a back end is found by or works with. Its program itself is looked up as a shell does.
+fn files(back_end: &mut BackEnd) -> Vec<&mut PathBuf> {
+    match back_end {
+        BackEnd::Socket(path) => vec![path],
+        BackEnd::Program(program) => {
+            let files = program.files.values_mut().map(|file| &mut file.path);
+            files.chain([&mut program.policy]).collect()
+        }
     }
 }
 
@@ -192,6 +204,32 @@ mod tests {
     }
 
     #[test]
+    fn a_device_may_be_a_program_of_which_the_files_lie_beside_the_machine_s() {
+        let file = parse(
+            r#"
+            image = "host"
+            [[device]]
+            kind = "block"
+            command = ["daemon", "--fd={fd}", "--image={image}"]
+            policy = "daemon.toml"
+            files = { image = { path = "disk.img", writable = true } }
+            env = { A = "b" }
+            in-order = true
+            "#,
+        );
+        let device = &file.unwrap().spec.external[0];
+        assert!(device.in_order);
+        let BackEnd::Program(program) = &device.back_end else {
+            panic!("{device:?}")
+        };
+        assert_eq!(program.command(), ["daemon", "--fd=3", "--image=4"]);
+        assert_eq!(program.policy, Path::new("/machines/daemon.toml"));
+        let image = &program.files["image"];
+        assert_eq!(image.path, Path::new("/machines/disk.img"));
+        assert!(image.writable);
+    }
+
+    #[test]
     fn what_is_wrong_is_shown_with_its_place() {
         for (text, place, why) in [
             ("", "", "missing field `image`"),
@@ -231,6 +269,21 @@ mod tests {
                 "image = 'host'\n[[device]]\nkind = 'rng'\nsocket = 'x'\nport = 1",
                 "line 5",
                 "port",
+            ),
+            (
+                "image = 'host'\n[[device]]\nkind = 'rng'",
+                "line 2",
+                "either a socket or a command",
+            ),
+            (
+                "image = 'host'\n[[device]]\nkind = 'rng'\ncommand = ['x', '{fd}']",
+                "line 2",
+                "needs a policy",
+            ),
+            (
+                "image = 'host'\n[[device]]\nkind = 'rng'\nsocket = 'x'\nin-order = true",
+                "line 2",
+                "goes with a command",
             ),
             (
                 "image = 'host'\nnetwork = 'none'\npublish = ['80:80']",

@@ -5,8 +5,8 @@ use std::{borrow::Cow, collections::BTreeMap, fmt::Display, path::PathBuf, str::
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, de::Error};
 use spec::{
-    Cpus, Disk, External, Hostname, Image, Init, MachineSpec, Memory, Name, Network, Publish,
-    Share, Volume,
+    BackEnd, Cpus, Disk, External, Hostname, Image, Init, MachineSpec, Memory, Name, Network,
+    Opened, Program, Publish, Shape, Share, Volume,
 };
 
 use crate::MachineFile;
@@ -212,21 +212,54 @@ impl DiskTable {
     }
 }
 
-/// A device whose vhost-user back end listens on a socket.
+/// A device whose vhost-user back end listens on a socket, or is a program that is started in a jail.
 #[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct DeviceKeys {
     /// net, block, console, rng, scsi, gpu, input, crypto, sound, fs, i2c, can, gpio, or a virtio device
     /// id.
     kind: String,
     /// Where its back end listens.
-    socket: PathBuf,
+    socket: Option<PathBuf>,
+    /// The program and its arguments: {fd} in one of them is the number of the socket that it is to listen on,
+    /// {NAME} that of a file.
+    command: Option<Vec<String>>,
+    /// What the program may do: a policy of crumble-jailer.
+    policy: Option<PathBuf>,
+    /// Files that are opened for the program.
+    #[serde(default)]
+    files: BTreeMap<String, FileKeys>,
+    /// The program's environment.
+    #[serde(default)]
+    env: BTreeMap<String, String>,
+    /// The program uses its queues in order and keeps nothing else: when it has ended it is started again,
+    /// and the guest does not notice.
+    #[serde(default)]
+    in_order: bool,
     /// How many queues it has.
     queues: Option<u16>,
     /// The size of each, a power of two.
     size: Option<u16>,
     /// What the guest calls a file system.
     tag: Option<String>,
+}
+
+/// A file that is opened for a program.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct FileKeys {
+    /// The file, or directory.
+    path: PathBuf,
+    /// It may be written.
+    #[serde(default)]
+    writable: bool,
+}
+
+impl From<FileKeys> for Opened {
+    fn from(keys: FileKeys) -> Self {
+        let FileKeys { path, writable } = keys;
+        Self { path, writable }
+    }
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -238,12 +271,33 @@ impl TryFrom<DeviceKeys> for DeviceTable {
     type Error = spec::Error;
 
     fn try_from(keys: DeviceKeys) -> Result<Self, spec::Error> {
-        let mut words = vec![keys.kind, "socket=of-its-own".to_owned()];
-        words.extend(keys.queues.map(|count| format!("queues={count}")));
-        words.extend(keys.size.map(|size| format!("size={size}")));
-        words.extend(keys.tag.map(|tag| format!("tag={tag}")));
-        let device: External = words.join(",").parse()?;
-        let socket = keys.socket;
-        Ok(Self(External { socket, ..device }))
+        let wrong = |reason: &str| spec::Error::Device {
+            given: keys.kind.clone(),
+            reason: reason.to_owned(),
+        };
+        let programs_own = keys.in_order
+            || keys.policy.is_some()
+            || !(keys.files.is_empty() && keys.env.is_empty());
+        let back_end = match (keys.socket, keys.command, keys.policy) {
+            (Some(_), None, _) if programs_own => {
+                let reason = "what is policy, files, env or in-order goes with a command";
+                return Err(wrong(reason));
+            }
+            (Some(socket), None, _) => BackEnd::Socket(socket),
+            (None, Some(command), Some(policy)) => {
+                let files = keys.files.into_iter();
+                let files = files.map(|(name, keys)| (name, keys.into())).collect();
+                BackEnd::Program(Program::new(command, policy, keys.env, files)?)
+            }
+            (None, Some(_), None) => return Err(wrong("its command needs a policy")),
+            _ => return Err(wrong("it has either a socket or a command")),
+        };
+        let shape = Shape {
+            queues: keys.queues,
+            size: keys.size,
+            tag: keys.tag,
+            in_order: keys.in_order,
+        };
+        External::new(&keys.kind, back_end, shape).map(Self)
     }
 }

@@ -88,8 +88,8 @@ pub struct External {
     pub queues: Vec<u16>,
     /// What the guest calls a file system, at most 36 bytes.
     pub tag: Option<String>,
-    /// The back end uses its queues in order and keeps nothing else that matters: when it has ended, another
-    /// may go on where the used rings end.
+    /// A program that is the back end uses its queues in order and keeps nothing else that matters: when it
+    /// has ended it is started again, and goes on where the used rings end.
     pub in_order: bool,
 }
 
@@ -304,7 +304,7 @@ impl External {
 impl FromStr for External {
     type Err = Error;
 
-    /// `KIND,socket=PATH`, and after that `queues=N`, `size=N`, `in-order`, and for a file system `tag=NAME`.
+    /// `KIND,socket=PATH`, and after that `queues=N`, `size=N` and for a file system `tag=NAME`.
     fn from_str(text: &str) -> Result<Self, Error> {
         let wrong = |reason: String| Error::Device {
             given: text.to_owned(),
@@ -321,7 +321,6 @@ impl FromStr for External {
                 ("tag", _) => shape.tag = Some(value.to_owned()),
                 ("queues", Ok(count)) => shape.queues = Some(count),
                 ("size", Ok(size)) => shape.size = Some(size),
-                ("in-order", _) if word == key => shape.in_order = true,
                 _ => return Err(wrong(format!("\"{word}\" is nothing it takes"))),
             }
         }
@@ -355,9 +354,7 @@ mod tests {
         let rng: External = "rng,socket=/run/rng.sock".parse().unwrap();
         assert_eq!((rng.virtio_id, &*rng.queues), (4, &[256][..]));
         assert_eq!(rng.to_string(), "rng at /run/rng.sock");
-        assert_eq!((rng.config_space(), rng.in_order), (None, false));
-        let again: External = "rng,socket=x,in-order".parse().unwrap();
-        assert!(again.in_order);
+        assert_eq!(rng.config_space(), None);
         let other: External = "44,socket=x,queues=3,size=1024".parse().unwrap();
         assert_eq!((other.virtio_id, other.queues), (44, vec![1024; 3]));
         let fs: External = "fs,socket=a/b,tag=data".parse().unwrap();
@@ -379,7 +376,6 @@ mod tests {
             ("rng", "socket"),
             ("rng,socket=", "socket="),
             ("rng,socket=x,tag=y", "tag=y"),
-            ("rng,socket=x,in-order=yes", "in-order=yes"),
             ("rng,socket=x,size=100", "size=100"),
             ("rng,socket=x,queues=0", "queues=0"),
             ("rng,socket=x,queues=65", "queues=65"),

@@ -10,8 +10,9 @@ use std::{
 use handoff::Channel;
 use jailer::{Group, Launch, Process};
 use nix::fcntl::OFlag;
+use policy::Policy;
 
-use crate::{Error, LastWords, Programs, tail::Tail};
+use crate::{Device, Error, LastWords, Programs, plan::Program, tail::Tail};
 
 /// How long a component has to say that it is ready. Generous: an overloaded host is slow, and a
 /// component that is stuck costs nothing but this wait.
@@ -39,8 +40,7 @@ pub(crate) struct Component {
 /// What a component is started with.
 pub(crate) struct Start<'a> {
     pub(crate) name: &'a str,
-    /// Names the policy, and after `crumble-` the program.
-    pub(crate) component: &'a str,
+    pub(crate) program: &'a Program,
     /// Encoded.
     pub(crate) config: Vec<u8>,
     pub(crate) resources: Vec<(String, BorrowedFd<'a>)>,
@@ -55,9 +55,8 @@ impl Component {
         group: Option<&Group>,
         start: Start<'_>,
     ) -> Result<Self, Error> {
-        let policy = policy::component(start.component)
-            .ok_or_else(|| Error::Policy(start.component.to_owned()))?;
-        let program = programs.open(&format!("crumble-{}", start.component))?;
+        let policy = start.program.policy()?;
+        let program = programs.open(&start.program.file())?;
         let (log, log_end) = pipe().map_err(|source| Error::System {
             what: "make a pipe for a component's log",
             source,
@@ -66,7 +65,7 @@ impl Component {
         let launch = Launch {
             policy,
             program: program.as_fd(),
-            title: &format!("crumble-{}: {}", start.component, start.name),
+            title: &start.program.title(start.name),
             stderr: log_end.as_fd(),
             channel: theirs,
         };
@@ -80,7 +79,14 @@ impl Component {
             name: start.name.to_owned(),
             source,
         })?;
-        handoff::start_encoded(&ours, start.config, &start.resources).map_err(|source| {
+        let mut resources = start.resources;
+        // Somebody else's program does not say that it is ready.
+        let mut due = Instant::now().checked_add(READY_WITHIN);
+        if let Program::Foreign(foreign) = start.program {
+            resources.push(foreign.resource());
+            due = None;
+        }
+        handoff::start_encoded(&ours, start.config, &resources).map_err(|source| {
             Error::Channel {
                 name: start.name.to_owned(),
                 source,
@@ -91,7 +97,7 @@ impl Component {
             process,
             channel: ours,
             channel_open: true,
-            due: Instant::now().checked_add(READY_WITHIN),
+            due,
             gone: false,
             log: Some(log),
             tail: Tail::default(),
@@ -172,6 +178,42 @@ impl Component {
     pub(crate) fn last_words(&mut self) -> LastWords {
         self.read_log();
         LastWords(self.tail.text())
+    }
+}
+
+impl Program {
+    /// What the process is spawned with.
+    pub(crate) fn policy(&self) -> Result<&'static Policy, Error> {
+        match self {
+            Self::Component(name) => {
+                policy::component(name).ok_or_else(|| Error::Policy((*name).to_owned()))
+            }
+            Self::Foreign(foreign) => Ok(foreign.unlimited()),
+        }
+    }
+
+    /// Its file, among ours.
+    fn file(&self) -> String {
+        match self {
+            Self::Component(name) => format!("crumble-{name}"),
+            Self::Foreign(_) => foreign::PROGRAM.to_owned(),
+        }
+    }
+
+    /// What `ps` shows of the one that people call `name`, until a program of somebody else's is executed.
+    fn title(&self, name: &str) -> String {
+        match self {
+            Self::Component(component) => format!("crumble-{component}: {name}"),
+            Self::Foreign(_) => format!("{}{name}", foreign::TITLE),
+        }
+    }
+
+    /// What it calls the socket that its front end connects to.
+    pub(crate) fn listener(&self) -> &'static str {
+        match self {
+            Self::Component(_) => "vhost-user",
+            Self::Foreign(_) => Device::LISTENER,
+        }
     }
 }
 

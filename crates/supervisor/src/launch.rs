@@ -10,13 +10,16 @@ use handoff::Channel;
 use jailer::{Budget, Delegation, Group};
 
 use crate::{
-    Device, Error, External, Plan,
+    Device, Error, Plan,
     component::{Component, Start},
     link,
     machine::system,
+    plan::{Description, Program},
     streams::Streams,
     unit::{self, Unit},
 };
+
+const VMM: Program = Program::Component("vmm");
 
 /// Both ends of the control channel of the component `name`.
 pub(crate) fn pair(name: &str) -> Result<(Channel, Channel), Error> {
@@ -96,13 +99,13 @@ fn group(plan: &Plan, devices: &[Device]) -> Result<Option<Group>, Error> {
     let Some(delegation) = Delegation::find() else {
         return Ok(None);
     };
-    let names = devices.iter().map(|device| device.component.as_str());
+    let devices_own = devices.iter().map(|device| device.program.policy());
     let dialers = devices.iter().filter_map(|device| device.dialer.as_ref());
-    let names: Vec<_> = names.chain(dialers.map(|_| unit::DIALER)).collect();
+    let dialers = dialers.map(|_| unit::DIALER_PROGRAM.policy());
+    let mut policies = devices_own.chain(dialers).collect::<Result<Vec<_>, _>>()?;
     // One for each vCPU, and one for each device's processes to keep up with them.
-    let cpus = u64::from(plan.cpus).saturating_add(names.len() as u64);
-    let names = names.into_iter().chain(["vmm"]);
-    let policies: Vec<_> = names.filter_map(policy::component).collect();
+    let cpus = u64::from(plan.cpus).saturating_add(policies.len() as u64);
+    policies.push(VMM.policy()?);
     let budget = Budget {
         guest_memory: plan.memory,
         cpus,
@@ -124,7 +127,8 @@ fn start_vmm(
         .map(|index| format!("initramfs-{index}"))
         .collect();
     let own = devices.iter().map(describe);
-    let external = plan.external.iter().map(describe_external);
+    let external = plan.external.iter();
+    let external = external.map(|device| describe_external(&device.description));
     let config = wire::vmm::Config {
         cpus: plan.cpus,
         memory: plan.memory,
@@ -147,13 +151,13 @@ fn start_vmm(
             .map(resource),
     );
     let external = plan.external.iter();
-    resources.extend(external.map(|device| resource((&device.name, &device.stream))));
+    resources.extend(external.map(|device| resource((&device.description.name, &device.stream))));
     Component::start(
         &plan.programs,
         group,
         Start {
             name: "vmm",
-            component: "vmm",
+            program: &VMM,
             config: wire::encode(&config)?,
             resources,
             channel,
@@ -171,12 +175,12 @@ fn describe(device: &Device) -> wire::vmm::Device {
         resource: device.name.clone(),
         virtio_id: device.virtio_id,
         queues: device.queues.clone(),
-        config_space: None,
-        replaceable: true,
+        config_space: device.config_space.clone(),
+        replaceable: device.replaceable,
     }
 }
 
-fn describe_external(device: &External) -> wire::vmm::Device {
+fn describe_external(device: &Description) -> wire::vmm::Device {
     wire::vmm::Device {
         name: device.name.clone(),
         resource: device.name.clone(),

@@ -38,7 +38,7 @@ use std::{io, path::PathBuf, time::Duration};
 
 pub use lone::Lone;
 pub use machine::{Machine, ProcessInfo, Timings};
-pub use plan::{Device, Dialer, External, Nameservers, Plan, Uplink};
+pub use plan::{Description, Device, Dialer, External, Nameservers, Plan, Program, Uplink};
 pub use programs::Programs;
 pub use tail::printable;
 

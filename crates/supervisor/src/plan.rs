@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, os::fd::OwnedFd};
 
+use foreign::Foreign;
 use serde::Serialize;
 use wire::net::DialerConfig;
 
@@ -33,18 +34,22 @@ pub struct Plan {
     pub console: Option<Sink>,
 }
 
-/// A device process and what the VMM has to know of it. If it dies another takes its place, with the
-/// same configuration and resources: it uses its queues in order, and does without what it knew or keeps
-/// that in one of its resources.
+/// A device process and what the VMM has to know of it.
 pub struct Device {
     /// What people call it, unique within the machine.
     pub name: String,
-    /// The component: its policy has this name, its program this name after `crumble-`.
-    pub component: String,
+    /// What runs in it.
+    pub program: Program,
     /// The virtio device id.
     pub virtio_id: u16,
     /// The largest size of each of its queues.
     pub queues: Vec<u16>,
+    /// Its config space, if it is not the process's to say.
+    pub config_space: Option<Vec<u8>>,
+    /// If it dies another takes its place, with the same configuration and resources: it uses its queues in
+    /// order, and does without what it knew or keeps that in one of its resources. Otherwise its end is the
+    /// machine's.
+    pub replaceable: bool,
     /// Its encoded configuration.
     pub config: Vec<u8>,
     /// Its open files, besides its end of the vhost-user connection.
@@ -53,8 +58,16 @@ pub struct Device {
     pub dialer: Option<Dialer>,
 }
 
-/// A device whose back end is not started, and not ended, by us. When it fails so does the machine.
-pub struct External {
+/// A device's program.
+pub enum Program {
+    /// A component of ours: its policy has this name, its program this name after `crumble-`.
+    Component(&'static str),
+    /// Somebody else's.
+    Foreign(Foreign),
+}
+
+/// What the VMM has to know of a device of somebody else's.
+pub struct Description {
     /// What people call it, unique within the machine.
     pub name: String,
     /// The virtio device id.
@@ -63,6 +76,14 @@ pub struct External {
     pub queues: Vec<u16>,
     /// Its config space, if it is not the back end's to say.
     pub config_space: Option<Vec<u8>>,
+    /// It uses its queues in order and keeps nothing else: another may take its place.
+    pub replaceable: bool,
+}
+
+/// A device whose back end is not started, and not ended, by us. When it fails so does the machine.
+pub struct External {
+    /// What it is.
+    pub description: Description,
     /// The connection to the back end.
     pub stream: OwnedFd,
 }
@@ -122,9 +143,11 @@ impl Device {
         let journal = journal(wire::fs::JOURNAL_SIZE)?;
         Ok(Self {
             name: format!("fs-{}", config.tag),
-            component: "dev-fs".to_owned(),
+            program: Program::Component("dev-fs"),
             virtio_id: Self::FS_ID,
             queues: Self::FS_QUEUES.to_vec(),
+            config_space: None,
+            replaceable: true,
             config: encode(config)?,
             resources: vec![("root".to_owned(), root), ("journal".to_owned(), journal)],
             dialer: None,
@@ -154,9 +177,11 @@ impl Device {
             .filter_map(|(name, fd)| Some((name.to_owned(), fd?)));
         Ok(Self {
             name: "net".to_owned(),
-            component: "dev-net".to_owned(),
+            program: Program::Component("dev-net"),
             virtio_id: Self::NET_ID,
             queues,
+            config_space: None,
+            replaceable: true,
             config: encode(config)?,
             resources: resources.collect(),
             dialer,
@@ -177,9 +202,11 @@ impl Device {
         let resources = resources.map(|(index, file)| (wire::block::Config::resource(index), file));
         Ok(Self {
             name: name.to_owned(),
-            component: "dev-block".to_owned(),
+            program: Program::Component("dev-block"),
             virtio_id: Self::BLOCK_ID,
             queues: vec![wire::block::Config::QUEUE_SIZE; config.queues.into()],
+            config_space: None,
+            replaceable: true,
             config: encode(config)?,
             resources: resources.collect(),
             dialer: None,
@@ -198,9 +225,11 @@ impl Device {
         let config = wire::console::Config { ports };
         Ok(Self {
             name: "terminal".to_owned(),
-            component: "dev-console".to_owned(),
+            program: Program::Component("dev-console"),
             virtio_id: Self::CONSOLE_ID,
             queues: vec![Self::CONSOLE_QUEUE; queues],
+            config_space: None,
+            replaceable: true,
             config: encode(&config)?,
             resources: sockets
                 .map(|(port, socket)| (wire::console::Config::resource(port), socket))
@@ -216,23 +245,53 @@ impl Device {
     pub fn balloon() -> Result<Self, wire::Error> {
         Ok(Self {
             name: "balloon".to_owned(),
-            component: "dev-balloon".to_owned(),
+            program: Program::Component("dev-balloon"),
             virtio_id: Self::BALLOON_ID,
             queues: Self::BALLOON_QUEUES.to_vec(),
+            config_space: None,
+            replaceable: true,
             config: encode(&())?,
             resources: Vec::new(),
             dialer: None,
         })
     }
 
+    /// A device that `program` serves, with these descriptors, of which the name is the number that it has in
+    /// the program: it takes its front end's connection from the one that is [`Device::LISTENER`].
+    ///
+    /// # Errors
+    /// If the policy is too long to be sent.
+    pub fn foreign(
+        description: Description,
+        program: Foreign,
+        resources: Vec<(String, OwnedFd)>,
+    ) -> Result<Self, wire::Error> {
+        Ok(Self {
+            name: description.name,
+            virtio_id: description.virtio_id,
+            queues: description.queues,
+            config_space: description.config_space,
+            replaceable: description.replaceable,
+            config: encode(program.config())?,
+            program: Program::Foreign(program),
+            resources,
+            dialer: None,
+        })
+    }
+
+    /// The number of the socket on which somebody else's program finds its front end.
+    pub const LISTENER: &str = "3";
+
     /// A socket device.
     pub(crate) fn vsock(config: &wire::vsock::Config) -> Result<Self, Error> {
         let journal = journal(wire::vsock::JOURNAL_SIZE)?;
         Ok(Self {
             name: "vsock".to_owned(),
-            component: "dev-vsock".to_owned(),
+            program: Program::Component("dev-vsock"),
             virtio_id: Self::VSOCK_ID,
             queues: Self::VSOCK_QUEUES.to_vec(),
+            config_space: None,
+            replaceable: true,
             config: encode(config)?,
             resources: vec![("journal".to_owned(), journal)],
             dialer: None,

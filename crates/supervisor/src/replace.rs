@@ -33,7 +33,8 @@ impl Family {
         let Some(index) = self.unit_of(component).filter(|_| running) else {
             return Ok(false);
         };
-        if !self.goes_on(index) {
+        let unit = self.units.get(index);
+        if !unit.is_some_and(|unit| unit.device.replaceable) || !self.goes_on(index) {
             return Ok(false);
         }
         self.kill_members(index)?;
@@ -143,7 +144,7 @@ impl Family {
     /// Whether another may take the place of this component.
     pub(crate) fn is_replaceable(&self, component: usize) -> bool {
         let mut units = self.units.iter();
-        units.any(|unit| unit.first() == component)
+        units.any(|unit| unit.first() == component && unit.device.replaceable)
     }
 
     /// How many had the component's place before it.

@@ -13,6 +13,7 @@ use crate::{
     Device, Dialer, Error, Programs,
     component::{Component, Start},
     launch::{named, pair},
+    plan::Program,
 };
 
 /// What joins a network device and its dialer: a pair of sockets each, which keep the boundaries of
@@ -21,6 +22,7 @@ const JOINTS: [&str; 2] = ["streams", "datagrams"];
 
 /// What people call the dialer.
 pub(crate) const DIALER: &str = "dialer";
+pub(crate) const DIALER_PROGRAM: Program = Program::Component(DIALER);
 
 /// So many deaths of one device within [`STORM_WITHIN`] are borne. A device that dies at every
 /// packet would otherwise be started for ever.
@@ -99,7 +101,8 @@ impl Unit {
             Some(_) => JOINTS.into_iter().map(joint).collect::<Result<_, _>>()?,
             None => Vec::new(),
         };
-        let mut resources = vec![("vhost-user".to_owned(), listener.as_fd())];
+        let listener_name = device.program.listener().to_owned();
+        let mut resources = vec![(listener_name, listener.as_fd())];
         let own = device.resources.iter();
         resources.extend(own.map(|(name, fd)| (name.clone(), fd.as_fd())));
         let ends = joints
@@ -108,7 +111,7 @@ impl Unit {
         resources.extend(ends);
         let own = Start {
             name: &device.name,
-            component: &device.component,
+            program: &device.program,
             config: device.config.clone(),
             resources,
             channel: pair(&device.name)?,
@@ -138,7 +141,7 @@ fn start_dialer(
         group,
         Start {
             name: DIALER,
-            component: DIALER,
+            program: &DIALER_PROGRAM,
             config: wire::encode(&dialer.config)?,
             resources,
             channel: pair(DIALER)?,

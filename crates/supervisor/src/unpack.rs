@@ -12,6 +12,7 @@ use crate::{
     component::{Component, Start},
     launch::{named, pair},
     machine::system,
+    plan::Program,
     tail::printable,
 };
 
@@ -51,7 +52,7 @@ impl Unpack {
     ) -> Result<Self, Error> {
         let start = Start {
             name: UNPACK,
-            component: UNPACK,
+            program: &Program::Component(UNPACK),
             config: wire::encode(config)?,
             resources: vec![
                 ("layer".to_owned(), layer.as_fd()),

@@ -115,7 +115,7 @@ pub(crate) const HOUSE: &[Row] = &[
     row(
         "supervisor",
         2,
-        &["spec", "wire", "handoff", "jailer", "policy"],
+        &["foreign", "spec", "wire", "handoff", "jailer", "policy"],
         &[],
     ),
     row("inspect", 2, &["jailer", "policy"], &[]),
@@ -131,6 +131,7 @@ pub(crate) const HOUSE: &[Row] = &[
             "agent-client",
             "build",
             "erofs",
+            "foreign",
             "hv-kvm",
             "image",
             "jailer",
