@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
@@ -9,11 +10,13 @@ use std::{
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use crate::support::{eventually, fails, programs, run, send, stdout, tests, up, waiting};
+use crate::support::{eventually, fails, family, programs, run, send, stdout, tests, up, waiting};
 
 tests![
     qemu_s_virtiofsd_serves_a_directory,
     qemu_s_storage_daemon_serves_a_disk,
+    a_program_in_a_jail_serves_a_disk_and_another_goes_on,
+    a_program_that_ends_ends_its_machine_if_none_may_go_on,
     a_back_end_that_dies_ends_its_machine_by_name,
     a_back_end_that_is_not_there_is_named,
     what_we_serve_we_take,
@@ -118,6 +121,78 @@ fn qemu_s_storage_daemon_serves_a_disk() {
     let bytes = fs::read(back_end.path("disk")).unwrap();
     assert!(bytes.starts_with(&b"y\n".repeat(250_000)));
     assert!(bytes[500_000..].iter().all(|byte| *byte == 0));
+}
+
+/// A machine of which a disk is served by QEMU's storage daemon, in a jail that has only the disk's file.
+fn machine_with_a_program(directory: &Path, in_order: bool, script: &str) -> Command {
+    let disk = directory.join("disk");
+    fs::write(&disk, vec![0; 1 << 20]).unwrap();
+    // In its jail it is nobody in particular.
+    fs::set_permissions(&disk, fs::Permissions::from_mode(0o666)).unwrap();
+    let mut policy = include_str!("storage-daemon.toml").to_owned();
+    policy += &format!("{disk:?} = {{ access = \"write\", why = \"the disk\" }}\n");
+    fs::write(directory.join("policy.toml"), policy).unwrap();
+    let node = format!("driver=file,node-name=disk,filename={}", disk.display());
+    let export =
+        "type=vhost-user-blk,id=disk,node-name=disk,writable=on,addr.type=fd,addr.str={fd}";
+    let machine = format!(
+        "image = \"busybox\"\n[[device]]\nkind = \"block\"\npolicy = \"policy.toml\"\n\
+         in-order = {in_order}\n\
+         command = [{STORAGE_DAEMON:?}, \"--blockdev\", {node:?}, \"--export\", {export:?}]\n"
+    );
+    let file = directory.join("machine.toml");
+    fs::write(&file, machine).unwrap();
+    let mut command = Command::new(programs().join("crumble"));
+    command
+        .args(["up", "-i"])
+        .arg(file)
+        .args(["sh", "-c", script])
+        .stdin(Stdio::piped());
+    command
+}
+
+/// The storage daemon's process, of a machine that `parent` holds.
+fn daemon_of(parent: u32) -> u32 {
+    let family = family(parent);
+    let mut daemons = family
+        .iter()
+        .filter(|(_, title)| title.contains("qemu-storage-daemon"));
+    let (pid, _) = daemons.next().unwrap_or_else(|| panic!("{family:?}"));
+    *pid
+}
+
+fn a_program_in_a_jail_serves_a_disk_and_another_goes_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let script = "dd if=/dev/zero bs=64k count=2 of=/dev/vda conv=fsync 2> /dev/null; echo up; read line; \
+        yes | head -c 500000 > /dev/vda; sync";
+    let mut child = up(machine_with_a_program(directory.path(), true, script));
+    let first = daemon_of(child.id());
+    send(first, Signal::SIGKILL);
+    eventually("no other has taken its place", || {
+        family(child.id())
+            .iter()
+            .any(|(pid, title)| *pid != first && title.contains("qemu-storage-daemon"))
+    });
+    child.stdin.take();
+    let output = child.wait_with_output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{errors}");
+    let bytes = fs::read(directory.path().join("disk")).unwrap();
+    assert!(bytes.starts_with(&b"y\n".repeat(250_000)));
+}
+
+fn a_program_that_ends_ends_its_machine_if_none_may_go_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let child = up(machine_with_a_program(
+        directory.path(),
+        false,
+        &waiting(""),
+    ));
+    send(daemon_of(child.id()), Signal::SIGKILL);
+    let output = child.wait_with_output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(125), "{errors}");
+    assert!(errors.contains("block0"), "{errors}");
 }
 
 fn a_back_end_that_dies_ends_its_machine_by_name() {
