@@ -73,7 +73,10 @@ pub(crate) fn up(mut command: Command) -> Child {
     BufReader::new(child.stdout.as_mut().unwrap())
         .read_line(&mut line)
         .unwrap();
-    assert_eq!(line, "up\n");
+    if line != "up\n" {
+        let output = child.wait_with_output().unwrap();
+        panic!("{line:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
     child
 }
 

@@ -19,7 +19,7 @@ use crate::error::{Error, Result, file};
 /// Does what the command line says; the exit code.
 pub(crate) fn run(arguments: Arguments) -> Result<u8> {
     if arguments.print {
-        print!("{}", Foreign::policy(&arguments.policy)?);
+        print!("{}", Foreign::read_policy(&arguments.policy)?);
         return Ok(0);
     }
     let foreign = Foreign::open(Command {

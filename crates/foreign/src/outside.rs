@@ -43,6 +43,7 @@ pub struct Command<'a> {
 /// A program whose policy makes sense, ready to be started as often as one likes.
 pub struct Foreign {
     config: Config,
+    policy: &'static Policy,
     /// Of the half inside. It sets the limits when it needs no more than the program.
     unlimited: &'static Policy,
     program: OwnedFd,
@@ -78,6 +79,7 @@ impl Foreign {
                 argv: command.argv.iter().map(bytes).collect(),
                 env: command.env.iter().map(bytes).collect(),
             },
+            policy,
             unlimited: Box::leak(Box::new(unlimited)),
             program: opened.into(),
         })
@@ -87,12 +89,19 @@ impl Foreign {
     ///
     /// # Errors
     /// As [`Foreign::open`].
-    pub fn policy(path: &Path) -> Result<&'static Policy> {
+    pub fn read_policy(path: &Path) -> Result<&'static Policy> {
         let (name, sources) = sources(path)?;
         rules::policy(&rules::table(&sources)?, &name, false)
     }
 
-    /// What the half inside is to be spawned with.
+    /// What the program may do.
+    #[must_use]
+    pub const fn policy(&self) -> &'static Policy {
+        self.policy
+    }
+
+    /// What the half inside is to be spawned with: it sets the limits itself, when it needs no more than the
+    /// program.
     #[must_use]
     pub const fn unlimited(&self) -> &'static Policy {
         self.unlimited

@@ -63,7 +63,7 @@ impl Component {
         })?;
         let (ours, theirs) = start.channel;
         let launch = Launch {
-            policy,
+            policy: start.program.launched_with(policy),
             program: program.as_fd(),
             title: &start.program.title(start.name),
             stderr: log_end.as_fd(),
@@ -182,13 +182,21 @@ impl Component {
 }
 
 impl Program {
-    /// What the process is spawned with.
+    /// What it may do.
     pub(crate) fn policy(&self) -> Result<&'static Policy, Error> {
         match self {
             Self::Component(name) => {
                 policy::component(name).ok_or_else(|| Error::Policy((*name).to_owned()))
             }
-            Self::Foreign(foreign) => Ok(foreign.unlimited()),
+            Self::Foreign(foreign) => Ok(foreign.policy()),
+        }
+    }
+
+    /// What the process is spawned with.
+    const fn launched_with(&self, policy: &'static Policy) -> &'static Policy {
+        match self {
+            Self::Component(_) => policy,
+            Self::Foreign(foreign) => foreign.unlimited(),
         }
     }
 
