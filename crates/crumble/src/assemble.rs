@@ -204,7 +204,7 @@ fn furnish(
     for (index, device) in spec.external.iter().enumerate() {
         match external::find(device, index)? {
             Found::Connected(device) => external.push(device),
-            Found::Program(device) => devices.push(device),
+            Found::Program(device) => devices.push(*device),
         }
     }
     Ok(Furnished {

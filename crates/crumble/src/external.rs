@@ -20,7 +20,7 @@ use crate::Error;
 /// A back end that was found, or is to be started.
 pub(crate) enum Found {
     Connected(supervisor::External),
-    Program(Device),
+    Program(Box<Device>),
 }
 
 /// Finds the back end of the machine's device number `index`.
@@ -44,7 +44,10 @@ pub(crate) fn find(device: &External, index: usize) -> Result<Found, Error> {
                 stream,
             }))
         }
-        BackEnd::Program(program) => prepare(description, program).map(Found::Program),
+        BackEnd::Program(program) => {
+            let device = prepare(description, program)?;
+            Ok(Found::Program(Box::new(device)))
+        }
     }
 }
 
