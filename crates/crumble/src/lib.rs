@@ -97,8 +97,9 @@ pub use network::Published;
 pub use network::{Connected, connect, tap::open as open_tap};
 pub use serve::{Served, Server};
 pub use spec::{
-    Cpus, Disk, External, Hostname, Image, Init, Interface, InterfaceAddress, Link, MachineSpec,
-    Memory, Name, Network, Publish, Rate, Reference, Rule, Share, Tap, User, Volume,
+    BackEnd, Cpus, Disk, External, Hostname, Image, Init, Interface, InterfaceAddress, Link,
+    MachineSpec, Memory, Name, Network, Opened, Program, Publish, Rate, Reference, Rule, Shape,
+    Share, Tap, User, Volume,
 };
 pub use stdio::Stdio;
 pub use supervisor::{ProcessInfo, Timings};

@@ -71,8 +71,9 @@ impl Builder {
         self
     }
 
-    /// Adds a device whose vhost-user back end listens on a socket of the host, after all others. It is
-    /// in no jail, it reads and writes the guest's memory, and when it ends so does the machine.
+    /// Adds a device whose vhost-user back end is somebody else's, which reads and writes the guest's memory.
+    /// One that listens on a socket of the host is in no jail; a program is started in that of its policy.
+    /// When it ends so does the machine, unless it is a program of which another may go on.
     #[must_use]
     pub fn device(mut self, device: External) -> Self {
         self.spec.external.push(device);
