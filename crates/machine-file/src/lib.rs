@@ -46,20 +46,20 @@ pub enum Error {
         source: io::Error,
     },
     /// It is no description of a machine; line and column are in the reason.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {reason}", path.display())]
     Content {
         /// The file.
         path: PathBuf,
         /// What is wrong, and where.
-        source: Box<toml::de::Error>,
+        reason: Box<toml::de::Error>,
     },
     /// Its parts do not agree.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {reason}", path.display())]
     Machine {
         /// The file.
         path: PathBuf,
         /// Which parts.
-        source: spec::Error,
+        reason: spec::Error,
     },
 }
 
@@ -98,16 +98,16 @@ impl MachineFile {
     /// # Errors
     /// As [`MachineFile::read`].
     pub fn parse(text: &str, path: &Path) -> Result<Self, Error> {
-        let table: Table = toml::from_str(text).map_err(|source| Error::Content {
+        let table: Table = toml::from_str(text).map_err(|error| Error::Content {
             path: path.to_owned(),
-            source: Box::new(source),
+            reason: Box::new(error),
         })?;
         let mut file = table.into_file();
         let base = path.parent().unwrap_or(Path::new(""));
         resolve(&mut file.spec, base);
-        file.spec.check().map_err(|source| Error::Machine {
+        file.spec.check().map_err(|reason| Error::Machine {
             path: path.to_owned(),
-            source,
+            reason,
         })?;
         Ok(file)
     }
