@@ -224,6 +224,7 @@ pub(crate) const EXPOSED: &[&str] = &[
     "dialer",
     "erofs",
     "unpack",
+    "foreign",
     "jailer",
     "agent",
     "policy",
