@@ -14,7 +14,8 @@ tests![
     what_is_wrong_with_a_file_is_shown_with_its_place,
 ];
 
-fn crumble(arguments: &[&str], file: &Path, command: &[&str]) -> Command {
+/// `crumble`, with a machine's file after these arguments.
+pub(crate) fn crumble(arguments: &[&str], file: &Path, command: &[&str]) -> Command {
     let mut crumble = Command::new(programs().join("crumble"));
     crumble
         .args(arguments)
@@ -24,7 +25,8 @@ fn crumble(arguments: &[&str], file: &Path, command: &[&str]) -> Command {
     crumble
 }
 
-fn write(directory: &Path, text: &str) -> PathBuf {
+/// A machine's file in a directory.
+pub(crate) fn write(directory: &Path, text: &str) -> PathBuf {
     let path = directory.join("machine.toml");
     fs::write(&path, text).unwrap();
     path

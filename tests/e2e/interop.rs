@@ -10,6 +10,7 @@ use std::{
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
+use crate::files;
 use crate::support::{eventually, fails, family, programs, run, send, stdout, tests, up, waiting};
 
 tests![
@@ -140,25 +141,17 @@ fn machine_with_a_program(directory: &Path, in_order: bool, script: &str) -> Com
          in-order = {in_order}\n\
          command = [{STORAGE_DAEMON:?}, \"--blockdev\", {node:?}, \"--export\", {export:?}]\n"
     );
-    let file = directory.join("machine.toml");
-    fs::write(&file, machine).unwrap();
-    let mut command = Command::new(programs().join("crumble"));
-    command
-        .args(["up", "-i"])
-        .arg(file)
-        .args(["sh", "-c", script])
-        .stdin(Stdio::piped());
+    let file = files::write(directory, &machine);
+    let mut command = files::crumble(&["up", "-i"], &file, &["sh", "-c", script]);
+    command.stdin(Stdio::piped());
     command
 }
 
 /// The storage daemon's process, of a machine that `parent` holds.
-fn daemon_of(parent: u32) -> u32 {
-    let family = family(parent);
-    let mut daemons = family
-        .iter()
-        .filter(|(_, title)| title.contains("qemu-storage-daemon"));
-    let (pid, _) = daemons.next().unwrap_or_else(|| panic!("{family:?}"));
-    *pid
+fn daemon_of(parent: u32) -> Option<u32> {
+    let family = family(parent).into_iter();
+    let mut daemons = family.filter(|(_, title)| title.contains("qemu-storage-daemon"));
+    daemons.next().map(|(pid, _)| pid)
 }
 
 fn a_program_in_a_jail_serves_a_disk_and_another_goes_on() {
@@ -166,12 +159,10 @@ fn a_program_in_a_jail_serves_a_disk_and_another_goes_on() {
     let script = "dd if=/dev/zero bs=64k count=2 of=/dev/vda conv=fsync 2> /dev/null; echo up; read line; \
         yes | head -c 500000 > /dev/vda; sync";
     let mut child = up(machine_with_a_program(directory.path(), true, script));
-    let first = daemon_of(child.id());
+    let first = daemon_of(child.id()).unwrap();
     send(first, Signal::SIGKILL);
     eventually("no other has taken its place", || {
-        family(child.id())
-            .iter()
-            .any(|(pid, title)| *pid != first && title.contains("qemu-storage-daemon"))
+        daemon_of(child.id()).is_some_and(|pid| pid != first)
     });
     child.stdin.take();
     let output = child.wait_with_output().unwrap();
@@ -188,7 +179,7 @@ fn a_program_that_ends_ends_its_machine_if_none_may_go_on() {
         false,
         &waiting(""),
     ));
-    send(daemon_of(child.id()), Signal::SIGKILL);
+    send(daemon_of(child.id()).unwrap(), Signal::SIGKILL);
     let output = child.wait_with_output().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(125), "{errors}");

@@ -30,7 +30,8 @@ pub(crate) fn find(device: &External, index: usize) -> Result<Found, Error> {
         virtio_id: device.virtio_id,
         queues: device.queues.clone(),
         config_space: device.config_space(),
-        replaceable: device.in_order,
+        // A socket is not connected to once more.
+        replaceable: device.in_order && matches!(device.back_end, BackEnd::Program(_)),
     };
     match &device.back_end {
         BackEnd::Socket(path) => {

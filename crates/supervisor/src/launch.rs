@@ -126,16 +126,15 @@ fn start_vmm(
     let initramfs: Vec<_> = (0..plan.initramfs.len())
         .map(|index| format!("initramfs-{index}"))
         .collect();
-    let own = devices.iter().map(describe);
-    let external = plan.external.iter();
-    let external = external.map(|device| describe_external(&device.description));
+    let own = devices.iter().map(|device| &device.description);
+    let external = plan.external.iter().map(|device| &device.description);
     let config = wire::vmm::Config {
         cpus: plan.cpus,
         memory: plan.memory,
         command_line: plan.command_line.clone(),
         initramfs: initramfs.clone(),
         console: true,
-        devices: own.chain(external).collect(),
+        devices: own.chain(external).map(describe).collect(),
     };
     let mut resources: Vec<(String, BorrowedFd<'_>)> = vec![
         ("kvm".to_owned(), plan.kvm.as_fd()),
@@ -146,7 +145,7 @@ fn start_vmm(
     resources.extend(
         devices
             .iter()
-            .map(|device| &device.name)
+            .map(|device| &device.description.name)
             .zip(streams)
             .map(resource),
     );
@@ -169,7 +168,7 @@ fn resource<'a>((name, fd): (&String, &'a OwnedFd)) -> (String, BorrowedFd<'a>) 
     (name.clone(), fd.as_fd())
 }
 
-fn describe(device: &Device) -> wire::vmm::Device {
+fn describe(device: &Description) -> wire::vmm::Device {
     wire::vmm::Device {
         name: device.name.clone(),
         resource: device.name.clone(),
@@ -177,16 +176,5 @@ fn describe(device: &Device) -> wire::vmm::Device {
         queues: device.queues.clone(),
         config_space: device.config_space.clone(),
         replaceable: device.replaceable,
-    }
-}
-
-fn describe_external(device: &Description) -> wire::vmm::Device {
-    wire::vmm::Device {
-        name: device.name.clone(),
-        resource: device.name.clone(),
-        virtio_id: device.virtio_id,
-        queues: device.queues.clone(),
-        config_space: device.config_space.clone(),
-        replaceable: false,
     }
 }

@@ -34,22 +34,28 @@ pub struct Plan {
     pub console: Option<Sink>,
 }
 
-/// A device process and what the VMM has to know of it.
-pub struct Device {
+/// What the VMM has to know of a device.
+pub struct Description {
     /// What people call it, unique within the machine.
     pub name: String,
-    /// What runs in it.
-    pub program: Program,
     /// The virtio device id.
     pub virtio_id: u16,
     /// The largest size of each of its queues.
     pub queues: Vec<u16>,
-    /// Its config space, if it is not the process's to say.
+    /// Its config space, if it is not the back end's to say.
     pub config_space: Option<Vec<u8>>,
-    /// If it dies another takes its place, with the same configuration and resources: it uses its queues in
-    /// order, and does without what it knew or keeps that in one of its resources. Otherwise its end is the
-    /// machine's.
+    /// If its process dies another takes its place, with the same configuration and resources: it uses its
+    /// queues in order, and does without what it knew or keeps that in one of its resources. Otherwise its end
+    /// is the machine's.
     pub replaceable: bool,
+}
+
+/// A device process.
+pub struct Device {
+    /// What it is to the VMM.
+    pub description: Description,
+    /// What runs in it.
+    pub program: Program,
     /// Its encoded configuration.
     pub config: Vec<u8>,
     /// Its open files, besides its end of the vhost-user connection.
@@ -64,20 +70,6 @@ pub enum Program {
     Component(&'static str),
     /// Somebody else's.
     Foreign(Foreign),
-}
-
-/// What the VMM has to know of a device of somebody else's.
-pub struct Description {
-    /// What people call it, unique within the machine.
-    pub name: String,
-    /// The virtio device id.
-    pub virtio_id: u16,
-    /// The largest size of each of its queues.
-    pub queues: Vec<u16>,
-    /// Its config space, if it is not the back end's to say.
-    pub config_space: Option<Vec<u8>>,
-    /// It uses its queues in order and keeps nothing else: another may take its place.
-    pub replaceable: bool,
 }
 
 /// A device whose back end is not started, and not ended, by us. When it fails so does the machine.
@@ -114,6 +106,18 @@ pub enum Uplink {
     Tap(OwnedFd),
 }
 
+impl Description {
+    fn of_ours(name: impl Into<String>, virtio_id: u16, queues: Vec<u16>) -> Self {
+        Self {
+            name: name.into(),
+            virtio_id,
+            queues,
+            config_space: None,
+            replaceable: true,
+        }
+    }
+}
+
 impl Device {
     /// The network device (virtio 1.2, section 5.1): pairs of receive and transmit, and control.
     const NET_ID: u16 = 1;
@@ -142,12 +146,12 @@ impl Device {
     pub fn fs(config: &wire::fs::Config, root: OwnedFd) -> Result<Self, Error> {
         let journal = journal(wire::fs::JOURNAL_SIZE)?;
         Ok(Self {
-            name: format!("fs-{}", config.tag),
+            description: Description::of_ours(
+                format!("fs-{}", config.tag),
+                Self::FS_ID,
+                Self::FS_QUEUES.to_vec(),
+            ),
             program: Program::Component("dev-fs"),
-            virtio_id: Self::FS_ID,
-            queues: Self::FS_QUEUES.to_vec(),
-            config_space: None,
-            replaceable: true,
             config: encode(config)?,
             resources: vec![("root".to_owned(), root), ("journal".to_owned(), journal)],
             dialer: None,
@@ -176,12 +180,8 @@ impl Device {
             .into_iter()
             .filter_map(|(name, fd)| Some((name.to_owned(), fd?)));
         Ok(Self {
-            name: "net".to_owned(),
+            description: Description::of_ours("net", Self::NET_ID, queues),
             program: Program::Component("dev-net"),
-            virtio_id: Self::NET_ID,
-            queues,
-            config_space: None,
-            replaceable: true,
             config: encode(config)?,
             resources: resources.collect(),
             dialer,
@@ -201,12 +201,12 @@ impl Device {
         let resources = extents.into_iter().enumerate();
         let resources = resources.map(|(index, file)| (wire::block::Config::resource(index), file));
         Ok(Self {
-            name: name.to_owned(),
+            description: Description::of_ours(
+                name,
+                Self::BLOCK_ID,
+                vec![wire::block::Config::QUEUE_SIZE; config.queues.into()],
+            ),
             program: Program::Component("dev-block"),
-            virtio_id: Self::BLOCK_ID,
-            queues: vec![wire::block::Config::QUEUE_SIZE; config.queues.into()],
-            config_space: None,
-            replaceable: true,
             config: encode(config)?,
             resources: resources.collect(),
             dialer: None,
@@ -224,12 +224,12 @@ impl Device {
         let sockets = sockets.into_iter().enumerate();
         let config = wire::console::Config { ports };
         Ok(Self {
-            name: "terminal".to_owned(),
+            description: Description::of_ours(
+                "terminal",
+                Self::CONSOLE_ID,
+                vec![Self::CONSOLE_QUEUE; queues],
+            ),
             program: Program::Component("dev-console"),
-            virtio_id: Self::CONSOLE_ID,
-            queues: vec![Self::CONSOLE_QUEUE; queues],
-            config_space: None,
-            replaceable: true,
             config: encode(&config)?,
             resources: sockets
                 .map(|(port, socket)| (wire::console::Config::resource(port), socket))
@@ -244,12 +244,12 @@ impl Device {
     /// None is known of.
     pub fn balloon() -> Result<Self, wire::Error> {
         Ok(Self {
-            name: "balloon".to_owned(),
+            description: Description::of_ours(
+                "balloon",
+                Self::BALLOON_ID,
+                Self::BALLOON_QUEUES.to_vec(),
+            ),
             program: Program::Component("dev-balloon"),
-            virtio_id: Self::BALLOON_ID,
-            queues: Self::BALLOON_QUEUES.to_vec(),
-            config_space: None,
-            replaceable: true,
             config: encode(&())?,
             resources: Vec::new(),
             dialer: None,
@@ -267,11 +267,7 @@ impl Device {
         resources: Vec<(String, OwnedFd)>,
     ) -> Result<Self, wire::Error> {
         Ok(Self {
-            name: description.name,
-            virtio_id: description.virtio_id,
-            queues: description.queues,
-            config_space: description.config_space,
-            replaceable: description.replaceable,
+            description,
             config: encode(program.config())?,
             program: Program::Foreign(program),
             resources,
@@ -286,12 +282,8 @@ impl Device {
     pub(crate) fn vsock(config: &wire::vsock::Config) -> Result<Self, Error> {
         let journal = journal(wire::vsock::JOURNAL_SIZE)?;
         Ok(Self {
-            name: "vsock".to_owned(),
+            description: Description::of_ours("vsock", Self::VSOCK_ID, Self::VSOCK_QUEUES.to_vec()),
             program: Program::Component("dev-vsock"),
-            virtio_id: Self::VSOCK_ID,
-            queues: Self::VSOCK_QUEUES.to_vec(),
-            config_space: None,
-            replaceable: true,
             config: encode(config)?,
             resources: vec![("journal".to_owned(), journal)],
             dialer: None,

@@ -34,7 +34,7 @@ impl Family {
             return Ok(false);
         };
         let unit = self.units.get(index);
-        if !unit.is_some_and(|unit| unit.device.replaceable) || !self.goes_on(index) {
+        if !unit.is_some_and(|unit| unit.device.description.replaceable) || !self.goes_on(index) {
             return Ok(false);
         }
         self.kill_members(index)?;
@@ -93,7 +93,7 @@ impl Family {
             }
         }
         let request = Request::Replace {
-            name: unit.device.name.clone(),
+            name: unit.device.description.name.clone(),
             life: unit.life,
         };
         if let Some(vmm) = components.first() {
@@ -106,7 +106,10 @@ impl Family {
 
     /// The VMM has closed the connection to a device's process, which ends now or is ended.
     pub(crate) fn device_lost(&mut self, name: &str, life: u32, reason: String) {
-        let unit = self.units.iter_mut().find(|unit| unit.device.name == name);
+        let unit = self
+            .units
+            .iter_mut()
+            .find(|unit| unit.device.description.name == name);
         // What is said of an earlier one is no news.
         if let Some(unit) = unit.filter(|unit| unit.life == life) {
             let kill_at = Instant::now().checked_add(END_WITHIN);
@@ -135,7 +138,7 @@ impl Family {
         let unit = self.units.get_mut(index)?;
         let log = self.components.get_mut(component)?.last_words();
         Some(Error::DeviceFailed {
-            name: unit.device.name.clone(),
+            name: unit.device.description.name.clone(),
             reason: unit.loss.take()?.reason,
             log,
         })
@@ -144,7 +147,7 @@ impl Family {
     /// Whether another may take the place of this component.
     pub(crate) fn is_replaceable(&self, component: usize) -> bool {
         let mut units = self.units.iter();
-        units.any(|unit| unit.first() == component && unit.device.replaceable)
+        units.any(|unit| unit.first() == component && unit.device.description.replaceable)
     }
 
     /// How many had the component's place before it.

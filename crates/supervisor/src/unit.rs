@@ -110,11 +110,11 @@ impl Unit {
             .map(|joint: &Joint| (joint.name(), joint.device.as_fd()));
         resources.extend(ends);
         let own = Start {
-            name: &device.name,
+            name: &device.description.name,
             program: &device.program,
             config: device.config.clone(),
             resources,
-            channel: pair(&device.name)?,
+            channel: pair(&device.description.name)?,
         };
         let mut started = vec![Component::start(programs, group, own)?];
         if let Some(dialer) = &device.dialer {
